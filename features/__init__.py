@@ -1,0 +1,1 @@
+"""What happened, and how it becomes numbers: events, log, codings, real-time features, the one assembler."""

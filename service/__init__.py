@@ -1,0 +1,1 @@
+"""What runs at request time: the API, the ranker, the artifact it runs, the weight store and the page. No torch."""

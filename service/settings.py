@@ -1,0 +1,148 @@
+"""Every setting, typed, with its default: environment `REPL_…`, a TOML file, the command line. Nothing else reads them.
+
+Order of precedence: command line, environment, TOML file (`--config`, else `repl-ranker.toml` in the data
+directory where there is one), default. Unknown keys are refused with the nearest known name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from features.errors import SettingsError
+
+PREFIX = "REPL_"
+
+
+class Settings(BaseModel):
+    """The effective settings; `sources` says where each value that is not a default came from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data_dir: Path = Field(Path("data"), description="where log, weights, user state and bases lie")
+    host: str = Field("127.0.0.1", description="address the ranker binds to; loopback needs no key to write")
+    port: int = Field(8080, ge=0, le=65535, description="port of the ranker")
+    page: bool = Field(True, description="serve the demonstration page at /")
+    tenant: str = Field("default", description="the one tenant of this data directory")
+    admin_key: SecretStr | None = Field(None, description="bearer key; unset: the file admin.key is made")
+    schema_file: Path | None = Field(None, description="schema YAML; unset: the base's own")
+    base_dir: Path | None = Field(None, description="base model to serve; unset: data_dir/base, else the sample")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    # limits of a request
+    max_candidates: int = Field(5_000, ge=1, le=100_000)
+    max_body_bytes: int = Field(4 << 20, ge=1_024)
+    max_events_per_call: int = Field(10_000, ge=1)
+    wait_ms: int = Field(1_000, ge=0, le=60_000, description="longest wait for a token in `after`")
+    pre_rank: int = Field(5_000, ge=1, description="items kept by the coarse stage of /v1/retrieve")
+    objectives: dict[str, dict[str, float]] = Field(
+        default_factory=lambda: {
+            "click": {"click": 1.0},
+            "purchase": {"click": 1.0, "purchase": 1.0},
+            "revenue": {"click": 1.0, "purchase": 1.0, "price": 1.0},
+        },
+        description="named objectives: weights of log click, log purchase and log price",
+    )
+    objective: str = Field("click", description="objective of a request that names none")
+
+    # the log
+    durable: Literal["process", "fsync"] = Field("process", description="what an accepted event survives")
+    event_retention_days: float = Field(90, gt=0)
+    served_retention_hours: float = Field(48, gt=0)
+    log_max_bytes: int = Field(4 << 30, ge=16 << 20)
+    log_items: int = Field(30, ge=0, le=200, description="items of an answer whose inputs are logged")
+    served_queue: int = Field(10_000, ge=1, description="served records waiting for the log, at most")
+    dedup_hours: float = Field(24, gt=0)
+    dedup_ids: int = Field(1_000_000, ge=1)
+    infer_shown: bool = Field(False, description="without `ranking` events: shown = down to one below the last click")
+
+    # user state
+    history: int = Field(256, ge=50, le=4_096, description="interactions kept a user")
+    users_in_memory: int = Field(50_000, ge=100)
+    max_items: int = Field(2_000_000, ge=1_000, description="items kept in the catalogue and the counters")
+
+    # online learning
+    hold_ms: int = Field(5_000, ge=0, le=600_000, description="wait before counters and learner take an event")
+    publish_every_ms: int = Field(200, ge=20, le=60_000)
+    checkpoint_every_ms: int = Field(10_000, ge=200)
+    control_share: float = Field(0.01, ge=0, le=0.5, description="share of traffic ranked by the frozen prior")
+    negative_after_ms: int = Field(30_000, ge=0)
+    click_window_ms: int = Field(600_000, ge=0)
+    purchase_wait_ms: int = Field(1_800_000, ge=0)
+    purchase_window_ms: int = Field(86_400_000, ge=0)
+    join_capacity: int = Field(200_000, ge=100, description="shown items whose inputs wait for labels, at most")
+    process_noise: float = Field(1e-7, ge=0, description="variance added to each weight a second of event time")
+    learning_rate: float = Field(0.3, gt=0, le=1, description="share of the full Kalman step")
+
+    # offline training
+    seed: int = 17
+    epochs: int = Field(4, ge=1)
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f"did you mean {close[0]!r}?" if close else "`repl-ranker config` lists all settings"
+
+
+def _from_environment() -> dict[str, str]:
+    found = {}
+    for variable, value in os.environ.items():
+        if variable.startswith(PREFIX):
+            name = variable.removeprefix(PREFIX).lower()
+            if name not in Settings.model_fields:
+                raise SettingsError(f"unknown setting {variable}", field=variable, hint=_nearest(name))
+            found[name] = value
+    return found
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read settings file {path}: {error}", field="config") from error
+    for name in found:
+        if name not in Settings.model_fields:
+            raise SettingsError(f"unknown setting {name!r} in {path}", field=name, hint=_nearest(name))
+    return found
+
+
+def load_settings(
+    config: Path | None = None, **command_line: Any
+) -> tuple[Settings, dict[str, str]]:
+    """Read all sources and return (settings, source of each name: default, file, environment, command line).
+
+    Raises SettingsError naming the setting, the value and what to do.
+    """
+    given = {name: value for name, value in command_line.items() if value is not None}
+    environment = _from_environment()
+    data_dir = Path(given.get("data_dir") or environment.get("data_dir") or "data")
+    if config is None and (data_dir / "repl-ranker.toml").exists():
+        config = data_dir / "repl-ranker.toml"
+    layers = [
+        ("file", _from_toml(config) if config else {}),
+        ("environment", environment),
+        ("command line", given),
+    ]
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(Settings.model_fields, "default")
+    for source, layer in layers:
+        values.update(layer)
+        sources.update(dict.fromkeys(layer, source))
+    if isinstance(values.get("objectives"), str):
+        raise SettingsError("objectives can only be set in the TOML file", field="objectives")
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            first["msg"], field=name, value=first.get("input"), hint=f"set by: {sources.get(name)}"
+        ) from error
+    if settings.objective not in settings.objectives:
+        raise SettingsError("objective is not among objectives", field="objective", value=settings.objective)
+    return settings, sources

@@ -1,0 +1,1 @@
+"""What produces weights: offline and online training, evaluation, publishing, importing, benches."""
