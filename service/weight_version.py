@@ -1,0 +1,89 @@
+"""What a weight store holds: version, checkpoint manifest, heartbeat, and the bytes of weights. It stores nothing.
+
+The fields are those of docs/formats.md §6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+HEADS = ("click", "purchase")
+FORMAT = 1
+Kind = Literal["push", "rollback", "base", "start"]
+
+
+class Version(msgspec.Struct, frozen=True):
+    """One weight version (docs/formats.md §6). `weights` is safetensors of `click` and `purchase`, f64[d]."""
+
+    v: int
+    base: str
+    kind: Kind
+    weights_version: int  # the last version whose weights changed
+    weights: bytes
+    offsets: dict[str, int]  # trained through, exclusive
+    watermark: int  # ms
+    counters_through: int  # ms, effective time
+    held: str | None
+    hash: str
+    created: int  # ms, wall clock; not in the hash
+    pinned: bool = False  # as read; commit ignores it
+
+    def vectors(self) -> dict[str, NDArray[np.float64]]:
+        """The weights of both heads, f64[d] each."""
+        return decode_weights(self.weights)
+
+    def info(self) -> dict[str, Any]:
+        """What is shown of a version: every field but the weights themselves."""
+        shown = msgspec.structs.asdict(self)
+        shown.pop("weights")
+        return shown
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """The manifest of a checkpoint: names of state chunks → sha256 of their bytes."""
+
+    version: int
+    offsets: dict[str, int]
+    chunks: dict[str, str]
+    v: int = FORMAT
+
+
+class CheckpointWrite(msgspec.Struct, frozen=True):
+    """A checkpoint to commit: its manifest, and the user states that changed since the one before.
+
+    A state of None says that the user was deleted: every stored state of hers goes, old checkpoints included.
+    """
+
+    manifest: Checkpoint
+    states: Sequence[tuple[int, bytes | None]] = ()
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """How far the trainer is although it had nothing to publish: event times in ms; `at`: wall clock."""
+
+    watermark: int
+    counters_through: int
+    at: int
+
+
+def encode_weights(click: NDArray[np.float64], purchase: NDArray[np.float64]) -> bytes:
+    """Both heads' weights, f64[d] each, as safetensors bytes (equal arrays give equal bytes)."""
+    heads = {"click": np.ascontiguousarray(click), "purchase": np.ascontiguousarray(purchase)}
+    return safetensors.numpy.save(heads)
+
+
+def decode_weights(data: bytes) -> dict[str, NDArray[np.float64]]:
+    """The inverse of `encode_weights`."""
+    return safetensors.numpy.load(data)
+
+
+def chunk_sha(data: bytes) -> str:
+    """The name of a chunk: hex sha256 of its bytes."""
+    return sha256(data).hexdigest()

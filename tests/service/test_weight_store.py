@@ -1,0 +1,204 @@
+"""The contract suite of WeightStore, run on every implementation, and what only the embedded one promises."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.errors import StoreError, UnknownVersion
+from service.weight_keeping import DAY, HOUR, MINUTE, checkpoints_over, keep_versions
+from service.weight_store import (
+    Checkpoint,
+    CheckpointWrite,
+    EmbeddedWeightStore,
+    Heartbeat,
+    Version,
+    WeightStore,
+    chunk_sha,
+    encode_weights,
+)
+
+IMPLEMENTATIONS: dict[str, Callable[[Path], WeightStore]] = {
+    "embedded": lambda path: EmbeddedWeightStore(path / "trainer.db"),
+}
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WeightStore]:
+    made = IMPLEMENTATIONS[request.param](tmp_path)
+    yield made
+    made.close()
+
+
+def version(v: int, created: int = 0, held: str | None = None) -> Version:
+    weights = encode_weights(np.full(3, float(v)), np.full(3, -float(v)))
+    return Version(v, "ab" * 32, "push", v, weights, {"event/0": v}, v * 200, v * 200, held, "hash", created)
+
+
+def checkpoint(store: WeightStore, v: int, chunks: dict[str, bytes], states: dict[int, bytes | None]) -> None:
+    named = {name: chunk_sha(body) for name, body in chunks.items()}
+    store.put_chunks({chunk_sha(body): body for body in chunks.values()})
+    manifest = Checkpoint(v, {"event/0": v}, named)
+    store.commit(version(v, created=v), b"", CheckpointWrite(manifest, list(states.items())))
+
+
+def test_an_empty_store_has_nothing(store: WeightStore) -> None:
+    assert store.latest() is None
+    assert store.versions() == []
+    assert store.changes_since(0) == []
+    assert store.latest_checkpoint() is None
+    assert store.heartbeat() is None
+    assert store.status() == {}
+    assert store.pinned() is None
+    assert sum(store.thin(0).values()) == 0
+
+
+def test_a_version_comes_back_as_it_was(store: WeightStore) -> None:
+    written = version(7, created=11, held="norm")
+    store.commit(written, None)
+    assert store.get(7) == written
+    assert store.latest() == written
+    assert store.get(7).vectors()["purchase"].tolist() == [-7.0, -7.0, -7.0]
+    assert "weights" not in store.get(7).info()
+    with pytest.raises(UnknownVersion, match="version 8"):
+        store.get(8)
+
+
+def test_a_version_is_never_written_twice(store: WeightStore) -> None:
+    store.commit(version(1), b"one")
+    with pytest.raises(StoreError):
+        store.commit(version(1), b"other")
+    assert store.changes_since(0) == [(1, b"one")]
+
+
+def test_versions_are_listed_newest_first(store: WeightStore) -> None:
+    for v in (1, 2, 3, 4):
+        store.commit(version(v), b"")
+    assert [found.v for found in store.versions(2)] == [4, 3]
+    assert [found.v for found in store.versions(2, before=3)] == [2, 1]
+    assert [found.v for found in store.versions_after(2)] == [3, 4]
+
+
+def test_changes_are_contiguous_or_absent(store: WeightStore) -> None:
+    for v, body in ((1, b"a"), (2, None), (3, b""), (4, b"d")):
+        store.commit(version(v), body)
+    assert store.changes_since(4) == []
+    assert store.changes_since(2) == [(3, b""), (4, b"d")]
+    assert store.changes_since(1) is None
+    store.commit(version(5), None)
+    assert store.changes_since(4) is None
+
+
+def test_the_pin_made_last_is_served(store: WeightStore) -> None:
+    for v in (1, 2, 3):
+        store.commit(version(v), b"")
+    store.pin(2)
+    store.pin(1)
+    assert store.pinned() == 1
+    assert store.get(1).pinned
+    store.unpin(1)
+    assert store.pinned() == 2
+    store.commit(version(4), b"", pins={2: False, 3: True})
+    assert store.pinned() == 3
+    with pytest.raises(UnknownVersion):
+        store.pin(9)
+
+
+def test_a_checkpoint_needs_its_chunks(store: WeightStore) -> None:
+    manifest = Checkpoint(1, {}, {"learner/mean": "00" * 32})
+    with pytest.raises(StoreError, match="was not put"):
+        store.commit(version(1), b"", CheckpointWrite(manifest))
+    assert store.latest() is None, "the version went with its checkpoint"
+
+
+def test_chunks_are_shared_and_dropped_with_their_last_checkpoint(store: WeightStore) -> None:
+    checkpoint(store, 1, {"a/x": b"old", "a/y": b"same"}, {})
+    for v in (2, 3):
+        checkpoint(store, v, {"a/x": b"new", "a/y": b"same"}, {})
+    assert store.latest_checkpoint(before=1).version == 1  # type: ignore[union-attr]
+    found = store.latest_checkpoint()
+    assert found is not None
+    assert store.load_chunks(found, "a/") == {"x": b"new", "y": b"same"}
+    dropped = store.thin(40 * DAY)
+    assert dropped["checkpoints"] == 1
+    assert dropped["chunks"] == 1
+    with pytest.raises(StoreError):
+        store.chunk(chunk_sha(b"old"))
+    assert store.chunk(chunk_sha(b"same")) == b"same"
+
+
+def test_user_states_are_those_of_the_checkpoint(store: WeightStore) -> None:
+    big = (1 << 64) - 5
+    checkpoint(store, 1, {}, {big: b"1", 7: b"seven"})
+    checkpoint(store, 2, {}, {big: b"2"})
+    checkpoint(store, 3, {}, {9: b"nine"})
+    checkpoint(store, 4, {}, {9: b"nine again"})
+    assert [store.user_state(big, v) for v in (0, 1, 2, 4)] == [None, b"1", b"2", b"2"]
+    store.thin(40 * DAY)
+    assert [store.user_state(key, 3) for key in (big, 7, 9)] == [b"2", b"seven", b"nine"]
+    assert store.user_state(9, 4) == b"nine again"
+    checkpoint(store, 5, {}, {7: None})
+    assert store.user_state(7, 5) is None
+    assert store.user_state(7, 3) is None, "a deleted user is gone from old checkpoints as well"
+
+
+def test_heartbeat_and_status(store: WeightStore) -> None:
+    store.beat(Heartbeat(5, 4, 6), {"events": 3})
+    store.beat(Heartbeat(7, 6, 8))
+    assert store.heartbeat() == Heartbeat(7, 6, 8)
+    assert store.status() == {"events": 3}
+
+
+def test_thinning_keeps_what_the_rule_says() -> None:
+    now = 40 * DAY
+    old, day, fresh = now - 31 * DAY, now - 2 * HOUR, now - 5 * MINUTE
+    rows = [(1, old, True), (2, old + 1, False)]
+    rows += [(10 + i, day + i * 10_000, i == 3) for i in range(6)]  # two hours ago: within one minute
+    rows += [(20 + i, now - 2 * DAY + i * MINUTE, False) for i in range(3)]  # within one hour
+    rows += [(30 + i, fresh + i * 200, False) for i in range(4)]
+    assert keep_versions(rows, {2}, now) == {1, 2, 13, 20, 30, 31, 32, 33}
+
+
+def test_the_budget_drops_the_oldest_checkpoints_first() -> None:
+    named = {1: {"a", "s"}, 2: {"b", "s"}, 3: {"c", "s"}, 4: {"d", "s"}}
+    sizes = dict.fromkeys("abcds", 10)
+    assert checkpoints_over(named, sizes, set(), 50) == set()
+    assert checkpoints_over(named, sizes, set(), 40) == {1}
+    assert checkpoints_over(named, sizes, {1}, 40) == {2}
+    assert checkpoints_over(named, sizes, set(), 0) == {1, 2}
+
+
+def test_changes_outlive_two_checkpoints_and_a_minute(store: WeightStore) -> None:
+    for v in range(1, 6):
+        checkpoint(store, v, {}, {})
+    store.thin(30_000)
+    assert len(store.changes_since(0) or []) == 5, "a minute has not passed"
+    store.thin(100_000)
+    assert store.changes_since(0) is None
+    assert [v for v, _ in store.changes_since(4) or []] == [5]
+
+
+def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
+    EmbeddedWeightStore(tmp_path / "t.db").close()
+    with sqlite3.connect(tmp_path / "t.db") as db:
+        db.execute("UPDATE store_meta SET value = '9' WHERE name = 'format'")
+    db.close()
+    with pytest.raises(StoreError, match="format 9"):
+        EmbeddedWeightStore(tmp_path / "t.db")
+
+
+def test_a_file_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "t.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(StoreError, match="cannot open"):
+        EmbeddedWeightStore(tmp_path / "t.db")
+
+
+def test_another_process_sees_a_commit_whole(store: WeightStore, tmp_path: Path) -> None:
+    reader = EmbeddedWeightStore(tmp_path / "trainer.db")
+    store.commit(version(1), b"x")
+    assert reader.changes_since(0) == [(1, b"x")]
+    reader.close()
