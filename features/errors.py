@@ -13,6 +13,8 @@ ReplError
 ├── StoreError            the weight store or the feature store cannot be read or written
 │   └── Fenced            another trainer holds the store: this one must stop
 ├── UnknownVersion        no such weight version (or it was thinned out)
+├── Unauthorised          a call without the administrator's key: HTTP 401
+├── Forbidden             a Host or an Origin that a loopback service does not trust: HTTP 403
 └── NotReady              the service cannot answer yet (no base, warming up)
 """
 
@@ -101,6 +103,14 @@ class Fenced(StoreError):
 
 class UnknownVersion(ReplError):
     code = "unknown_version"
+
+
+class Unauthorised(ReplError):
+    code = "unauthorised"
+
+
+class Forbidden(ReplError):
+    code = "forbidden"
 
 
 class NotReady(ReplError):

@@ -1,0 +1,243 @@
+"""What callers may send to the ranker: typed structs, decoded by msgspec, with errors that name the place.
+
+Only the form is judged here (types, ranges, ID lengths); what a value means is judged where it is used.
+Unknown members are refused with the nearest known name: a misspelt `topk` must not silently rank everything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from features.errors import InvalidRequest, TooLarge
+
+Id = str | int
+Value = bool | str | int | float | list[str | int | float] | None
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Wait = Annotated[int, msgspec.Meta(ge=0, le=60_000)]
+
+MAX_ID_BYTES = 256
+MAX_QUERY_CHARS = 1_000
+
+
+class Pair(msgspec.Struct, forbid_unknown_fields=True):
+    """One field in the list form {name, value}."""
+
+    name: str
+    value: Value
+
+
+Fields = dict[str, Value] | list[Pair]
+
+
+class Candidate(msgspec.Struct, forbid_unknown_fields=True):
+    """A candidate with fields of this request (scope `candidate` of the schema)."""
+
+    id: Id
+    fields: Fields | None = None
+
+
+class Condition(msgspec.Struct, forbid_unknown_fields=True):
+    """One condition on a catalogue field; all of a request's must hold."""
+
+    field: str
+    op: Literal["eq", "ne", "in", "nin", "lt", "lte", "gt", "gte", "exists"]
+    value: Value = None
+
+
+class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/rank."""
+
+    items: list[str | int | Candidate]
+    user: Id | None = None
+    session: Id | None = None
+    query: str | None = None
+    fields: Fields | None = None
+    top_k: Count | None = None
+    exclude: list[Id] = []
+    filter: list[Condition] = []
+    objective: str | None = None
+    pre_rank: Count | None = None
+    after: str | None = None
+    wait_ms: Wait | None = None
+    explain: bool = False
+    format: Literal["columns", "rows"] = "columns"
+
+
+class RetrieveRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/retrieve: as a rank request, with the whole catalogue as candidates."""
+
+    user: Id | None = None
+    session: Id | None = None
+    query: str | None = None
+    match: Literal["words", "none"] | None = None
+    fields: Fields | None = None
+    top_k: Count = 100
+    exclude: list[Id] = []
+    filter: list[Condition] = []
+    objective: str | None = None
+    pre_rank: Count | None = None
+    after: str | None = None
+    wait_ms: Wait | None = None
+    explain: bool = False
+    format: Literal["columns", "rows"] = "columns"
+
+
+class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/embeddings: any of the three lists."""
+
+    users: list[Id] = []
+    items: list[Id] = []
+    queries: list[str] = []
+
+
+class OffsetRange(msgspec.Struct, forbid_unknown_fields=True):
+    """A range of the log: offset maps, `from` inclusive, `to` exclusive."""
+
+    from_: dict[str, int] = msgspec.field(name="from")
+    to: dict[str, int]
+
+
+class RollbackRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/versions/{v}/rollback; without `skip`, everything learned after v is skipped."""
+
+    skip: OffsetRange | None = None
+    wait_ms: Wait | None = None
+
+
+class PinRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/versions/{v}/pin and /unpin."""
+
+    wait_ms: Wait | None = None
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+_DECODERS: dict[type, Any] = {}
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_TICKED = re.compile(r"field `([^`]+)`")
+
+
+def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    found = _DECODERS.get(kind)
+    if found is None:
+        found = _DECODERS[kind] = msgspec.json.Decoder(kind)
+    return found
+
+
+def _look_up(data: bytes, path: str) -> Any:
+    """The value at a path such as `items[3].id` of a JSON document; None where there is none."""
+    value = msgspec.json.decode(data)
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        if index and isinstance(value, list) and int(index) < len(value):
+            value = value[int(index)]
+        elif name and isinstance(value, dict):
+            value = value.get(name)
+        else:
+            return None
+    return value
+
+
+def _explain(error: msgspec.ValidationError, data: bytes, kind: type[msgspec.Struct]) -> InvalidRequest:
+    match = _AT.match(str(error))
+    what, path = (match["what"], match["path"] or "") if match else (str(error), "")
+    path = path.removeprefix("$").removeprefix(".")
+    ticked = _TICKED.search(what)
+    hint = "docs/http.md lists the members and their types"
+    if ticked and "unknown" in what:
+        known = msgspec.structs.fields(kind)
+        close = difflib.get_close_matches(ticked[1], [known_field.encode_name for known_field in known], n=1)
+        hint = f"did you mean {close[0]!r}?" if close else hint
+    elif ticked and "missing" in what:
+        hint = f"send {ticked[1]!r}"
+    if ticked:
+        return InvalidRequest(what, field=f"{path}.{ticked[1]}".lstrip("."), hint=hint)
+    return InvalidRequest(what, field=path or None, value=_look_up(data, path) if path else None, hint=hint)
+
+
+def decode(data: bytes, kind: type[T], *, empty: bytes | None = None) -> T:
+    """Decode a request body, or raise InvalidRequest naming field, value and what to do.
+
+    `empty` stands for a body of no bytes where the route allows none.
+    """
+    if not data and empty is not None:
+        data = empty
+    try:
+        return _decoder(kind).decode(data)
+    except msgspec.ValidationError as error:
+        raise _explain(error, data, kind) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        hint = "send one JSON object in UTF-8, content-type application/json"
+        raise InvalidRequest(f"the body is not JSON: {error}", hint=hint) from error
+
+
+def id_text(value: Id, field: str) -> str:
+    """An ID as text (integers as decimals); InvalidRequest unless 1 to 256 bytes of UTF-8."""
+    text = value if type(value) is str else str(value)
+    if not 0 < len(text) <= MAX_ID_BYTES // 4 and not 0 < len(text.encode()) <= MAX_ID_BYTES:
+        message = f"an ID has 1 to {MAX_ID_BYTES} bytes of UTF-8, this one {len(text.encode())}"
+        raise InvalidRequest(message, field=field, value=text, hint="shorten it, or leave the item out")
+    return text
+
+
+def optional_id(value: Id | None, field: str) -> str | None:
+    """`id_text`, or None for None."""
+    return None if value is None else id_text(value, field)
+
+
+def id_texts(values: Sequence[Id], field: str) -> list[str]:
+    """`id_text` of a list; errors name the index."""
+    return [id_text(value, f"{field}[{index}]") for index, value in enumerate(values)]
+
+
+def field_map(fields: Fields | None) -> dict[str, Any]:
+    """Both forms of `fields` as one mapping; the last of a repeated name counts."""
+    if not fields:
+        return {}
+    if isinstance(fields, dict):
+        return fields
+    return {pair.name: pair.value for pair in fields}
+
+
+def candidate_ids(request: RankRequest, limit: int) -> tuple[list[str], dict[str, Mapping[str, Any]]]:
+    """Candidate IDs in the order sent, repeats included, and the fields of those that bring some.
+
+    Raises InvalidRequest for an empty list or an ID out of bounds, TooLarge above `limit`.
+    """
+    items = request.items
+    if not items:
+        raise InvalidRequest("items is empty", field="items", hint="send 1 or more candidates")
+    if len(items) > limit:
+        raise TooLarge(
+            f"{len(items)} candidates, the limit is {limit}",
+            field="items",
+            value=len(items),
+            hint="send fewer, use /v1/retrieve, or raise the setting max_candidates",
+        )
+    ids: list[str] = []
+    fields: dict[str, Mapping[str, Any]] = {}
+    for index, item in enumerate(items):
+        if type(item) is str and 0 < len(item) <= MAX_ID_BYTES // 4:
+            ids.append(item)
+            continue
+        if isinstance(item, Candidate):
+            name = id_text(item.id, f"items[{index}].id")
+            if item.fields:
+                fields.setdefault(name, field_map(item.fields))
+        else:
+            name = id_text(item, f"items[{index}]")
+        ids.append(name)
+    return ids, fields
+
+
+def check_query(query: str | None) -> str | None:
+    """The query, None where it is blank; InvalidRequest above MAX_QUERY_CHARS characters."""
+    if query is None or not query.strip():
+        return None
+    if len(query) > MAX_QUERY_CHARS:
+        message = f"a query has at most {MAX_QUERY_CHARS} characters, this one {len(query)}"
+        raise InvalidRequest(message, field="query", value=query, hint="send what the user typed")
+    return query
