@@ -1,0 +1,195 @@
+"""Where user states are kept between requests: the FeatureStore protocol, its embedded SQLite form, and an LRU in front.
+
+It neither reads the log nor computes features. A networked twin implements `FeatureStore` in a file of its own and passes
+the same contract suite (`tests/features/test_feature_store.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from features.errors import StoreError
+from features.user_state import HISTORY, UserState
+
+_FORMAT = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS user (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+class FeatureStore(Protocol):
+    """User states by actor key, with the log offsets they were read through. Safe from several threads."""
+
+    def get(self, key: int) -> UserState | None:
+        """The state of an actor, a copy of its own; None where nothing is known."""
+        ...
+
+    def commit(self, states: Iterable[UserState], deleted: Iterable[int], offsets: Mapping[str, int]) -> None:
+        """Write states, forget the deleted keys and move the offsets: all or nothing."""
+        ...
+
+    def offsets(self) -> dict[str, int]:
+        """`stream/partition` → next offset to read; empty at first."""
+        ...
+
+    def close(self) -> None:
+        """Free what is held; the store is not used afterwards."""
+        ...
+
+
+def _signed(key: int) -> int:
+    return key - (1 << 64) if key >= 1 << 63 else key
+
+
+class EmbeddedFeatureStore:
+    """A FeatureStore in one SQLite file (WAL): survives kill -9, power loss may take the last commits."""
+
+    def __init__(self, path: Path, history: int = HISTORY) -> None:
+        self._history = history
+        self._path = path
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA cache_size=-16384")
+            self._db.executescript(_TABLES)
+            self._check_format()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot open the feature store {path}: {error}") from error
+
+    def _check_format(self) -> None:
+        row = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+        if row is None:
+            self._db.execute("INSERT INTO meta VALUES ('format', ?)", (str(_FORMAT),))
+        elif row[0] != str(_FORMAT):
+            raise StoreError(
+                f"feature store {self._path} has format {row[0]}, this code reads {_FORMAT}",
+                hint="delete the file: it is rebuilt from the log",
+            )
+
+    def get(self, key: int) -> UserState | None:
+        """See FeatureStore.get. Raises StoreError where the file cannot be read."""
+        try:
+            with self._lock:
+                row = self._db.execute("SELECT body FROM user WHERE key = ?", (_signed(key),)).fetchone()
+            return None if row is None else UserState.decode(row[0], self._history)
+        except (sqlite3.Error, ValueError) as error:
+            raise StoreError(f"cannot read user state from {self._path}: {error}") from error
+
+    def commit(self, states: Iterable[UserState], deleted: Iterable[int], offsets: Mapping[str, int]) -> None:
+        """See FeatureStore.commit: one transaction. Raises StoreError; nothing has changed then."""
+        rows = [(_signed(state.key), state.encode()) for state in states]
+        gone = [(_signed(key),) for key in deleted]
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany("DELETE FROM user WHERE key = ?", gone)
+                self._db.executemany("INSERT OR REPLACE INTO user VALUES (?, ?)", rows)
+                if offsets:
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO meta VALUES ('offsets', ?)",
+                        (json.dumps({**self._offsets(), **offsets}),),
+                    )
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise StoreError(f"cannot write user states to {self._path}: {error}") from error
+
+    def _offsets(self) -> dict[str, int]:
+        row = self._db.execute("SELECT value FROM meta WHERE name = 'offsets'").fetchone()
+        return {} if row is None else {str(name): int(at) for name, at in json.loads(row[0]).items()}
+
+    def offsets(self) -> dict[str, int]:
+        """See FeatureStore.offsets."""
+        try:
+            with self._lock:
+                return self._offsets()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read offsets from {self._path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file; WAL content is folded in."""
+        with self._lock:
+            self._db.close()
+
+
+class UserStates:
+    """A bounded LRU of user states over a store: changes stay in memory (`put`) until `flush` commits them.
+
+    States changed since the last flush are never evicted: flush when `dirty` grows. A state handed out is shared: only
+    the owner of this object changes it. Not thread-safe: the owner locks.
+    """
+
+    def __init__(self, store: FeatureStore, capacity: int, history: int = HISTORY) -> None:
+        self.store = store
+        self.capacity = capacity
+        self.history = history
+        self._held: OrderedDict[int, UserState | None] = OrderedDict()
+        self._dirty: set[int] = set()
+        self._deleted: set[int] = set()
+
+    @property
+    def dirty(self) -> int:
+        """States and deletions that wait for `flush`."""
+        return len(self._dirty) + len(self._deleted)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, key: int) -> UserState | None:
+        """The actor's state, from memory or the store; None where nothing is known, and for key 0."""
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        if key == 0:
+            return None
+        state = self.store.get(key)
+        self._held[key] = state
+        self._evict()
+        return state
+
+    def get_or_new(self, key: int) -> UserState:
+        """The actor's state, or an empty one that is kept once `put`."""
+        return self.get(key) or UserState(key, self.history)
+
+    def put(self, state: UserState) -> None:
+        """Keep a changed state; it is written at the next flush."""
+        self._held[state.key] = state
+        self._held.move_to_end(state.key)
+        self._dirty.add(state.key)
+        self._deleted.discard(state.key)
+        self._evict()
+
+    def delete(self, key: int) -> None:
+        """Forget an actor: at once here, in the store at the next flush."""
+        self._held[key] = None
+        self._dirty.discard(key)
+        self._deleted.add(key)
+
+    def flush(self, offsets: Mapping[str, int]) -> None:
+        """Commit what changed with the offsets read through. Raises StoreError; nothing is lost from memory then."""
+        changed = [state for key in sorted(self._dirty) if (state := self._held[key]) is not None]
+        self.store.commit(changed, sorted(self._deleted), offsets)
+        self._dirty.clear()
+        self._deleted.clear()
+        self._evict()
+
+    def _evict(self) -> None:
+        tries = 64
+        while len(self._held) > self.capacity and tries:
+            key = next(iter(self._held))
+            if key in self._dirty or key in self._deleted:
+                self._held.move_to_end(key)
+                tries -= 1
+            else:
+                del self._held[key]
