@@ -1,4 +1,4 @@
-"""What a weight store holds: version, checkpoint manifest, heartbeat, and the bytes of weights. It stores nothing.
+"""What a weight store holds: version, checkpoint manifest, heartbeat, bytes of weights. It stores nothing.
 
 The fields are those of docs/formats.md §6.
 """
