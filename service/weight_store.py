@@ -1,8 +1,8 @@
 """The weight store: versions, changes for replicas, checkpoints, pins; its protocol and its embedded form.
 
 A version is written by one trainer in one transaction, with everything that belongs to it; rankers read. The
-embedded form is `trainer.db` (SQLite, WAL), which several processes may read while one writes. It decides nothing:
-what a version is worth is the gate's matter (`trainer/gate.py`), what is kept is `weight_keeping.py`'s.
+form is `trainer.db` (SQLite, WAL): several processes may read while one writes. It decides nothing: what
+a version is worth is the gate's matter (`trainer/gate.py`), what is kept is `weight_keeping.py`'s.
 """
 
 from __future__ import annotations
