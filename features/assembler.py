@@ -1,0 +1,197 @@
+"""The one assembler: the inputs z of the last layer for the candidates of a request, for serving and for training alike.
+
+It reads catalogue, real-time state and user state and changes none of them. Values lie on the f16 grid (clipped to
+±1000), so that what is logged in f16 is what was scored. A candidate's column depends on it and the request only.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features import assembler_kernels as kernels
+from features import realtime_kernels
+from features.catalogue import Catalogue
+from features.layout import ZLayout
+from features.realtime import RealtimeState
+from features.schema import Schema
+from features.user_state import UserState
+
+__all__ = ["Assembler", "RequestView", "ZLayout", "round_f16"]
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestView:
+    """What z depends on beside the candidates: time (ms), surface (0 recommendation, 1 search), the actor's history
+    (None: nobody known), and request-scope numeric fields by name, as the shop sent them.
+    """
+
+    t: int
+    surface: int = 0
+    history: UserState | None = None
+    fields: Mapping[str, float] = field(default_factory=dict)
+
+
+def round_f16(x: F32) -> F32:
+    """Round f32 values to the f16 grid in place, clipped to ±1000: numpy's astype(float16) to the bit. Returns x."""
+    flat = x.reshape(-1)
+    kernels.round_f16(flat, flat.view(np.uint32))
+    return x
+
+
+class _User:
+    """Tables of one request: what the actor's history says of items, categories and neighbours."""
+
+    __slots__ = ("cat", "cat_keys", "cat_table", "i2i", "i2i_keys", "i2i_table", "new", "own", "own_keys", "own_table")
+
+    def __init__(self, history: int, neighbours: int) -> None:
+        size = 1 << (2 * history - 1).bit_length() if history else 2
+        self.own_table = np.full(size, kernels.EMPTY, np.int32)
+        self.own_keys = np.empty(history, np.uint64)
+        self.own = np.zeros((history, kernels.OWN), np.float32)
+        self.cat_table = np.full(size, kernels.EMPTY, np.int32)
+        self.cat_keys = np.empty(history, np.uint64)
+        self.cat = np.zeros((history, kernels.OWN_CATEGORY), np.float32)
+        size = 1 << (2 * neighbours - 1).bit_length() if neighbours else 2
+        self.i2i_table = np.full(size, kernels.EMPTY, np.int32)
+        self.i2i_keys = np.empty(neighbours, np.int32)
+        self.i2i = np.zeros((neighbours, kernels.I2I), np.float32)
+        self.new = history == 0
+
+
+class Assembler:
+    """Computes z. Several threads may call `assemble`; it takes the lock of the real-time state while it reads it."""
+
+    def __init__(
+        self, layout: ZLayout, schema: Schema, catalogue: Catalogue, realtime: RealtimeState
+    ) -> None:
+        self.layout = layout
+        self.catalogue = catalogue
+        self.realtime = realtime
+        self._fields = schema.numeric
+        self._candidate_fields = [f for f in schema.numeric if f.scope == "candidate"]
+        self._sync = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._row_slots = np.full(self.catalogue.max_items, -1, np.int32)
+        self._groups = np.zeros(0, np.int32)
+        self._seen = (self.catalogue.epoch, self.realtime.epoch, 0, 0, 0, 0)
+
+    def _synchronise(self) -> None:
+        """Follow what is new: catalogue row → counter row, category number → counter row of the category."""
+        catalogue, realtime = self.catalogue, self.realtime
+        codes, groups = len(catalogue.category_index), len(realtime.categories)
+        now = (catalogue.epoch, realtime.epoch, len(catalogue), len(realtime.items), codes, groups)
+        if now == self._seen:
+            return
+        if now[:2] != self._seen[:2]:
+            self._forget()
+        rows, slots = self._seen[2:4]
+        if now[2] > rows:
+            self._row_slots[rows : now[2]] = realtime.slots(catalogue.key[rows : now[2]])
+        if now[3] > slots:
+            known = catalogue.rows_of_keys(realtime.items.keys[slots : now[3]])
+            mine = known >= 0
+            self._row_slots[known[mine]] = np.arange(slots, now[3], dtype=np.int32)[mine]
+        if now[4:] != self._seen[4:]:
+            self._groups = realtime.categories.get_many(catalogue.category_index.keys)
+        self._seen = now
+
+    def assemble(
+        self,
+        request: RequestView,
+        rows: npt.NDArray[np.int32],
+        hidden: F32 | None = None,
+        candidate_fields: F32 | None = None,
+    ) -> F32:
+        """zT f32[d, n], C-contiguous, on the f16 grid; position block 0 (the reference).
+
+        rows: i32[n] catalogue rows, −1 unknown. hidden: f32[n, h] (None: zeros). candidate_fields: f32[n, k] as sent,
+        one column a candidate-scope numeric field of the schema in order, nan where missing.
+        """
+        layout = self.layout
+        z = np.zeros((layout.d, len(rows)), np.float32)
+        if hidden is not None:
+            z[layout.block("hidden")] = hidden.T
+        z[layout.block("intercept")] = 1
+        with self._sync, self.realtime.lock:
+            self._synchronise()
+            self._fill_rt(request, rows, z[layout.block("rt")])
+        self._fill_fields(request, rows, candidate_fields, z[layout.block("field")])
+        catalogue = self.catalogue
+        kernels.fill_category_block(
+            rows, catalogue.category, catalogue.brand, catalogue.price, z[layout.block("cat")]
+        )
+        return round_f16(z)
+
+    def _user(self, request: RequestView) -> _User:
+        history, realtime = request.history, self.realtime
+        if history is None or not len(history):
+            return _User(0, 0)
+        items, times, kinds = history.items, history.times, history.kinds
+        _, newest = np.unique(items[::-1], return_index=True)
+        recent = len(items) - 1 - np.sort(newest)[: kernels.RECENT]
+        user = _User(len(items), len(recent) * realtime.config.neighbours)
+        kernels.own_entries(request.t, items, times, kinds, user.own_table, user.own_keys, user.own)
+        rows = self.catalogue.rows_of_keys(items)
+        cats = np.where(rows >= 0, self.catalogue.category[rows], 0).astype(np.uint64) if len(self.catalogue) else (
+            np.zeros(len(items), np.uint64)
+        )
+        kernels.category_entries(request.t, cats, times, kinds, user.cat_table, user.cat_keys, user.cat)
+        base_time = int(realtime.scalars[realtime_kernels.BASE_TIME])
+        base = 2.0 ** ((request.t - base_time) / realtime.config.half_life_ms) if len(realtime.items) else 1.0
+        kernels.i2i_entries(
+            realtime.slots(items[recent]), kinds[recent], np.array(realtime.config.gains), realtime.lists,
+            realtime.list_slots, realtime.list_len, realtime.list_weights, realtime.degree, base,
+            user.i2i_table, user.i2i_keys, user.i2i,
+        )  # fmt: skip
+        return user
+
+    def _fill_rt(self, request: RequestView, rows: npt.NDArray[np.int32], out: F32) -> None:
+        realtime, catalogue, user = self.realtime, self.catalogue, self._user(request)
+        totals = np.zeros(realtime.totals.shape[1])
+        kernels.decayed(realtime.totals[0], realtime.totals_last[0], request.t, realtime.windows, totals)
+        w = len(realtime.windows)
+        everything = totals[w : 2 * w] + totals[2 * w : 3 * w] + totals[3 * w : 4 * w]
+        kernels.fill_rt(
+            request.t, rows, self._row_slots, catalogue.category_code, self._groups, catalogue.key,
+            catalogue.category,
+            realtime.item_counts, realtime.item_last, realtime.windows, everything, realtime.category_counts,
+            realtime.category_last, user.own_table, user.own_keys, user.own, user.cat_table, user.cat_keys,
+            user.cat, user.i2i_table, user.i2i_keys, user.i2i, user.new, out,
+        )  # fmt: skip
+
+    def _fill_fields(
+        self, request: RequestView, rows: npt.NDArray[np.int32], given: F32 | None, out: F32
+    ) -> None:
+        item_column = candidate_column = 0
+        known = rows >= 0
+        for k, numeric in enumerate(self._fields):
+            default = (numeric.default - numeric.mean) / numeric.std
+            out[k] = default
+            if numeric.scope == "item":
+                out[k, known] = self.catalogue.numeric[rows[known], item_column]
+                item_column += 1
+            elif numeric.scope == "request":
+                value: Any = request.fields.get(numeric.name)
+                if value is not None and math.isfinite(value):
+                    out[k] = (value - numeric.mean) / numeric.std
+            elif given is not None:
+                column = (given[:, candidate_column] - numeric.mean) / numeric.std
+                out[k] = np.where(np.isfinite(column), column, default)
+                candidate_column += 1
+
+    def fill_position(
+        self, z_rows: npt.NDArray[np.floating], positions: npt.NDArray[np.integer], surface: int
+    ) -> None:
+        """See ZLayout.fill_position."""
+        self.layout.fill_position(z_rows, positions, surface)

@@ -1,0 +1,304 @@
+"""Real-time state: decayed counters of items and categories, and co-visitation lists; moved by ops and by nothing else.
+
+Trainer and rankers hold one each: equal ops give equal bits (`digest`). It computes no features
+(`features/assembler.py` does) and knows no log. Bounded: `max_items` rows, `max_lists` lists of `neighbours` entries;
+what does not fit is counted. Memory is taken as rows come into use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features import realtime_kernels as kernels
+from features.keys import KeyIndex
+from features.ops import IMPRESSION, Ops, OpsBuilder
+
+__all__ = ["IMPRESSION", "WINDOWS_MS", "Ops", "OpsBuilder", "RealtimeConfig", "RealtimeState"]
+
+MINUTE, HOUR, DAY = 60_000.0, 3_600_000.0, 86_400_000.0
+WINDOWS_MS = (MINUTE, 10 * MINUTE, HOUR, DAY, 7 * DAY, 30 * DAY)
+"""Time constants of the counters: a count is worth 1/e after its window."""
+
+ITEMS_A_CHUNK = 4_096
+LISTS_A_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeConfig:
+    """Sizes and constants of the state. Two states with other constants never meet: they are part of the digest.
+
+    taus_ms: lags of co-visitation, ascending; gains: worth of impression, click, favourite, cart, purchase and refund
+    in a pair (the geometric mean of both ends); backward: worth of later → earlier against earlier → later.
+    """
+
+    max_items: int = 2_000_000
+    max_categories: int = 65_536
+    max_lists: int = 250_000
+    neighbours: int = 64
+    taus_ms: tuple[float, ...] = (HOUR, 6 * HOUR, DAY, 7 * DAY)
+    half_life_ms: float = 60 * DAY
+    gains: tuple[float, ...] = (0.0, 1.0, 1.5, 2.0, 3.0, 0.0)
+    backward: float = 0.5
+
+
+class RealtimeState:
+    """Counters and co-visitation, driven by `apply`. Reading beside a writer needs `lock`."""
+
+    def __init__(self, config: RealtimeConfig | None = None) -> None:
+        self.config = config or RealtimeConfig()
+        self.lock = threading.Lock()
+        self.epoch = 0
+        self._allocate()
+
+    def _allocate(self) -> None:
+        self.epoch += 1
+        c, width = self.config, kernels.STREAMS * len(WINDOWS_MS)
+        taus = len(c.taus_ms)
+        self.windows = np.array(WINDOWS_MS)
+        self.taus = np.array(c.taus_ms)
+        self._gains = np.array(c.gains)
+        self.items = KeyIndex(c.max_items)
+        self.categories = KeyIndex(c.max_categories)
+        self.item_counts = np.zeros((c.max_items, width), np.float32)
+        self.item_last = np.zeros(c.max_items, np.int64)
+        self.degree = np.zeros((c.max_items, taus), np.float32)
+        self.lists = np.zeros(c.max_items, np.int32)
+        self.category_counts = np.zeros((c.max_categories, width), np.float32)
+        self.category_last = np.zeros(c.max_categories, np.int64)
+        self.list_slots = np.zeros((c.max_lists, c.neighbours), np.int32)
+        self.list_len = np.zeros(c.max_lists, np.int32)
+        self.list_weights = np.zeros((c.max_lists, c.neighbours, taus), np.float32)
+        self._owner_of = np.zeros(c.max_lists, np.int32)
+        self.totals = np.zeros((1, width), np.float32)
+        self.totals_last = np.full(1, kernels.NEVER, np.int64)
+        self.shown = np.zeros((2, kernels.POSITION_BUCKETS))
+        self.clicked = np.zeros((2, kernels.POSITION_BUCKETS))
+        self.scalars = np.zeros(kernels.SCALARS, np.int64)
+        self.scalars[kernels.BASE_TIME] = self.scalars[kernels.LATEST] = kernels.NEVER
+        self._dirty = {
+            "items": np.zeros(-(-c.max_items // ITEMS_A_CHUNK), np.uint8),
+            "categories": np.zeros(-(-c.max_categories // ITEMS_A_CHUNK), np.uint8),
+            "lists": np.zeros(-(-c.max_lists // LISTS_A_CHUNK), np.uint8),
+        }
+        self._all_dirty = True
+
+    @property
+    def latest(self) -> int | None:
+        """Time (ms) of the newest op applied; None before the first."""
+        t = int(self.scalars[kernels.LATEST])
+        return None if t == kernels.NEVER else t
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """What did not fit: items and categories without counters, pairs without a list."""
+        return {
+            "items": self.items.refused,
+            "categories": self.categories.refused,
+            "lists": int(self.scalars[kernels.REFUSED_LISTS]),
+        }
+
+    def slots(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+        """Counter rows i32[n] of item keys u64[n]; −1 where an item has none."""
+        return self.items.get_many(keys)
+
+    def apply(self, ops: Ops) -> None:
+        """Take ops in order. However they are cut into calls, the state is the same to the bit."""
+        if not len(ops):
+            return
+        with self.lock:
+            self._apply(ops)
+
+    def _apply(self, ops: Ops) -> None:
+        s = self.scalars
+        if s[kernels.BASE_TIME] == kernels.NEVER:
+            s[kernels.BASE_TIME] = ops.t[0]
+        order, r_slots = self._intern(ops)
+        category = self._intern_categories(ops.category)
+        done = 0
+        while done < len(ops):
+            done = kernels.apply_ops(
+                ops.t, ops.kind, order, category, ops.position, ops.surface, ops.recent_start, r_slots,
+                ops.recent_t, ops.recent_kind, self.items.keys, self.item_counts, self.item_last, self.degree,
+                self.lists, self._dirty["items"], ITEMS_A_CHUNK, self.categories.keys, self.category_counts,
+                self.category_last, self._dirty["categories"], self.totals, self.totals_last, self.shown,
+                self.clicked, self.list_slots, self.list_len, self.list_weights, self._owner_of,
+                self._dirty["lists"], LISTS_A_CHUNK, self.windows, self.taus, self._gains,
+                self.config.backward, self.config.half_life_ms, s, done,
+            )  # fmt: skip
+            if done < len(ops):
+                self._deflate(int(ops.t[done]))
+
+    def _deflate(self, t: int) -> None:
+        s = self.scalars
+        while kernels.deflate(
+            len(self.items), self.degree, self.list_weights, self.list_len, s, self.config.half_life_ms, t
+        ):
+            self._all_dirty = True
+        s[kernels.HASH] = self._content_hash()
+
+    def _intern(self, ops: Ops) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Rows of the ops' items and of their recents, new ones taken in the order item, then its recents."""
+        n = len(ops)
+        at = ops.recent_start[:-1].astype(np.int64) + np.arange(n)
+        keys = np.empty(n + len(ops.recent_item), np.uint64)
+        is_op = np.zeros(len(keys), bool)
+        is_op[at] = True
+        keys[is_op] = ops.item
+        keys[~is_op] = ops.recent_item
+        before = len(self.items)
+        slots = self.items.intern_many(keys)
+        self._count_new(before, len(self.items), self.items.keys, True)
+        return slots[is_op], slots[~is_op]
+
+    def _intern_categories(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+        rows = np.full(len(keys), -1, np.int32)
+        named = keys != 0
+        if named.any():
+            before = len(self.categories)
+            rows[named] = self.categories.intern_many(keys[named])
+            self._count_new(before, len(self.categories), self.categories.keys, False)
+        return rows
+
+    def _count_new(self, start: int, end: int, keys: npt.NDArray[np.uint64], is_item: bool) -> None:
+        if end == start:
+            return
+        if is_item:
+            self.lists[start:end] = -1
+        (self.item_last if is_item else self.category_last)[start:end] = kernels.NEVER
+        self._dirty["items" if is_item else "categories"][start // ITEMS_A_CHUNK : (end - 1) // ITEMS_A_CHUNK + 1] = 1
+        kernels.count_new(start, end, keys, 0 if is_item else 1 << 40, self.degree, is_item, self.scalars)
+
+    def _content_hash(self) -> int:
+        return int(
+            np.uint64(
+                kernels.content_hash(
+                    len(self.items), self.items.keys, self.item_counts, self.item_last, self.degree,
+                    self._owner_of, self.list_slots, self.list_len, self.list_weights,
+                    int(self.scalars[kernels.N_LISTS]), len(self.categories), self.categories.keys,
+                    self.category_counts, self.category_last,
+                )
+            ).view(np.int64)
+        )  # fmt: skip
+
+    def digest(self) -> str:
+        """sha256 over constants, small tables and the carried content hash of all rows: equal for equal state."""
+        h = hashlib.sha256(repr(self.config).encode())
+        for part in (self.scalars, self.totals, self.totals_last, self.shown, self.clicked):
+            h.update(part.tobytes())
+        return h.hexdigest()
+
+    def verify(self) -> bool:
+        """True where the content hash carried along equals the one computed from scratch (reads everything)."""
+        return self._content_hash() == int(self.scalars[kernels.HASH])
+
+    # chunks: see features/chunked.py
+
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        return {
+            "items": (len(self.items), ITEMS_A_CHUNK),
+            "categories": (len(self.categories), ITEMS_A_CHUNK),
+            "lists": (int(self.scalars[kernels.N_LISTS]), LISTS_A_CHUNK),
+        }
+
+    def chunk_names(self) -> list[str]:
+        """All chunks that exist, in order."""
+        names = ["globals"]
+        for table, (n, size) in self._sizes().items():
+            names += [f"{table}/{k}" for k in range(-(-n // size))]
+        return names
+
+    def changed_chunks(self) -> dict[str, bytes]:
+        """Chunks changed since `mark_clean`, by name; all of them at first."""
+        found = {"globals": self._globals()}
+        for table, (n, size) in self._sizes().items():
+            for k in range(-(-n // size)):
+                if self._all_dirty or self._dirty[table][k]:
+                    found[f"{table}/{k}"] = self._chunk(table, k * size, min(n, (k + 1) * size))
+        return found
+
+    def mark_clean(self) -> None:
+        """What `changed_chunks` gave is stored."""
+        self._all_dirty = False
+        for flags in self._dirty.values():
+            flags[:] = 0
+
+    def _parts(self, table: str) -> list[npt.NDArray[Any]]:
+        if table == "items":
+            return [self.item_last, self.item_counts, self.degree, self.lists]
+        if table == "categories":
+            return [self.category_last, self.category_counts]
+        return [self.list_len, self._owner_of, self.list_slots, self.list_weights]
+
+    def _chunk(self, table: str, start: int, end: int) -> bytes:
+        head = end.to_bytes(4, "little")
+        if table != "lists":
+            head += (self.items if table == "items" else self.categories).keys[start:end].tobytes()
+        return head + b"".join(part[start:end].tobytes() for part in self._parts(table))
+
+    def _globals(self) -> bytes:
+        parts = (self.scalars, self.totals, self.totals_last, self.shown, self.clicked)
+        return b"".join(part.tobytes() for part in parts)
+
+    def restore(self, chunks: Mapping[str, bytes]) -> None:
+        """Become the state that `chunks` (all of `chunk_names`) were taken from.
+
+        Raises ValueError where they do not fit together; the state is then empty.
+        """
+        with self.lock:
+            self._allocate()
+            try:
+                self._restore(chunks)
+                if not self.verify():
+                    raise ValueError("chunks of the real-time state do not fit together")
+            except (KeyError, ValueError) as error:
+                self._allocate()
+                raise ValueError(f"cannot restore the real-time state: {error}") from error
+            self.mark_clean()
+
+    def _restore(self, chunks: Mapping[str, bytes]) -> None:
+        at = 0
+        for part in (self.scalars, self.totals, self.totals_last, self.shown, self.clicked):
+            part.flat[:] = np.frombuffer(chunks["globals"], part.dtype, part.size, at)
+            at += part.nbytes
+        by_number = sorted(
+            (table, int(k), data) for name, data in chunks.items() for table, _, k in [name.partition("/")] if k
+        )
+        for table, k, data in by_number:
+            self._restore_chunk(table, k * self._sizes()[table][1], data)
+
+    def _restore_chunk(self, table: str, start: int, data: bytes) -> None:
+        end, at = int.from_bytes(data[:4], "little"), 4
+        n = end - start
+        if table != "lists":
+            index = self.items if table == "items" else self.categories
+            rows = index.intern_many(np.frombuffer(data, np.uint64, n, at))
+            if n and (rows[0] != start or rows[-1] != end - 1):
+                raise ValueError(f"chunk {table}/{start} is out of order")
+            at += 8 * n
+        for part in self._parts(table):
+            width = n * part[0].size
+            part[start:end] = np.frombuffer(data, part.dtype, width, at).reshape(part[start:end].shape)
+            at += width * part.itemsize
+
+    def neighbours(self, keys: npt.NDArray[np.uint64], limit: int) -> npt.NDArray[np.uint64]:
+        """Distinct keys of at most `limit` neighbours of each given item, heaviest first (longest lag)."""
+        with self.lock:
+            found: list[npt.NDArray[np.int32]] = []
+            for slot in self.slots(keys):
+                at = self.lists[slot] if slot >= 0 else -1
+                if at >= 0:
+                    n = self.list_len[at]
+                    heaviest = np.argsort(-self.list_weights[at, :n, -1], kind="stable")[:limit]
+                    found.append(self.list_slots[at, heaviest])
+            if not found:
+                return np.zeros(0, np.uint64)
+            slots = np.concatenate(found)
+            _, first = np.unique(slots, return_index=True)
+            return self.items.keys[slots[np.sort(first)]]
