@@ -1,7 +1,9 @@
-"""The one assembler: the inputs z of the last layer for the candidates of a request, for serving and for training alike.
+"""The one assembler: the inputs z of the last layer for the candidates of a request, for serving and for
+training alike.
 
-It reads catalogue, real-time state and user state and changes none of them. Values lie on the f16 grid (clipped to
-±1000), so that what is logged in f16 is what was scored. A candidate's column depends on it and the request only.
+It reads catalogue, real-time state and user state and changes none of them. Values lie on the f16 grid
+(clipped to ±1000), so that what is logged in f16 is what was scored. A candidate's column depends on it and
+the request only.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ F32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
-    """What z depends on beside the candidates: time (ms), surface (0 recommendation, 1 search), the actor's history
-    (None: nobody known), and request-scope numeric fields by name, as the shop sent them.
+    """What z depends on beside the candidates: time (ms), surface (0 recommendation, 1 search), the actor's
+    history (None: nobody known), and request-scope numeric fields by name, as the shop sent them.
     """
 
     t: int
@@ -41,7 +43,9 @@ class RequestView:
 
 
 def round_f16(x: F32) -> F32:
-    """Round f32 values to the f16 grid in place, clipped to ±1000: numpy's astype(float16) to the bit. Returns x."""
+    """Round f32 values to the f16 grid in place, clipped to ±1000: numpy's astype(float16) to the bit.
+    Returns x.
+    """
     flat = x.reshape(-1)
     kernels.round_f16(flat, flat.view(np.uint32))
     return x
@@ -50,7 +54,18 @@ def round_f16(x: F32) -> F32:
 class _User:
     """Tables of one request: what the actor's history says of items, categories and neighbours."""
 
-    __slots__ = ("cat", "cat_keys", "cat_table", "i2i", "i2i_keys", "i2i_table", "new", "own", "own_keys", "own_table")
+    __slots__ = (
+        "cat",
+        "cat_keys",
+        "cat_table",
+        "i2i",
+        "i2i_keys",
+        "i2i_table",
+        "new",
+        "own",
+        "own_keys",
+        "own_table",
+    )
 
     def __init__(self, history: int, neighbours: int) -> None:
         size = 1 << (2 * history - 1).bit_length() if history else 2
@@ -68,7 +83,9 @@ class _User:
 
 
 class Assembler:
-    """Computes z. Several threads may call `assemble`; it takes the lock of the real-time state while it reads it."""
+    """Computes z. Several threads may call `assemble`; it takes the lock of the real-time state while it
+    reads it.
+    """
 
     def __init__(
         self, layout: ZLayout, schema: Schema, catalogue: Catalogue, realtime: RealtimeState
@@ -115,8 +132,8 @@ class Assembler:
     ) -> F32:
         """zT f32[d, n], C-contiguous, on the f16 grid; position block 0 (the reference).
 
-        rows: i32[n] catalogue rows, −1 unknown. hidden: f32[n, h] (None: zeros). candidate_fields: f32[n, k] as sent,
-        one column a candidate-scope numeric field of the schema in order, nan where missing.
+        rows: i32[n] catalogue rows, −1 unknown. hidden: f32[n, h] (None: zeros). candidate_fields: f32[n, k]
+        as sent, one column a candidate-scope numeric field of the schema in order, nan where missing.
         """
         layout = self.layout
         z = np.zeros((layout.d, len(rows)), np.float32)
@@ -143,8 +160,10 @@ class Assembler:
         user = _User(len(items), len(recent) * realtime.config.neighbours)
         kernels.own_entries(request.t, items, times, kinds, user.own_table, user.own_keys, user.own)
         rows = self.catalogue.rows_of_keys(items)
-        cats = np.where(rows >= 0, self.catalogue.category[rows], 0).astype(np.uint64) if len(self.catalogue) else (
-            np.zeros(len(items), np.uint64)
+        cats = (
+            np.where(rows >= 0, self.catalogue.category[rows], 0).astype(np.uint64)
+            if len(self.catalogue)
+            else (np.zeros(len(items), np.uint64))
         )
         kernels.category_entries(request.t, cats, times, kinds, user.cat_table, user.cat_keys, user.cat)
         base_time = int(realtime.scalars[realtime_kernels.BASE_TIME])

@@ -1,4 +1,5 @@
-"""Compiled loops of the assembler: features of the candidates of one request, written as columns of zT on the f16 grid.
+"""Compiled loops of the assembler: features of the candidates of one request, written as columns of zT on the
+f16 grid.
 
 Every candidate's column depends on that candidate and the request only, never on the batch around it.
 """
@@ -99,7 +100,9 @@ def own_entries(t: Any, items: Any, times: Any, kinds: Any, table: Any, keys: An
 
 @njit(cache=True, nogil=True)
 def category_entries(t: Any, cats: Any, times: Any, kinds: Any, table: Any, keys: Any, out: Any) -> Any:
-    """The actor's history with each distinct category of it (0: none, skipped); returns how many there are."""
+    """The actor's history with each distinct category of it (0: none, skipped); returns how many there
+    are.
+    """
     n = cats.shape[0]
     found = 0
     weight = 0.0
@@ -193,7 +196,9 @@ def item_features(c: Any, totals: Any, out: Any, j: Any, at: Any) -> None:
             out[at + s * w + k, j] = 0.3 * math.log1p(c[(s + 1) * w + k])
     at += 18
     for k in range(w):
-        out[at + k, j] = 0.5 * math.log1p(1_000.0 * (c[w + k] + c[2 * w + k] + c[3 * w + k]) / (totals[k] + 10.0))
+        out[at + k, j] = 0.5 * math.log1p(
+            1_000.0 * (c[w + k] + c[2 * w + k] + c[3 * w + k]) / (totals[k] + 10.0)
+        )
     at += 6
     for k in range(1, w):
         out[at + k - 1, j] = 0.5 * math.log((c[w + k] + 2.0) / (c[k] + 2.0))
@@ -223,8 +228,8 @@ def category_features(c: Any, totals: Any, out: Any, row: Any) -> None:
 def round_f16(x: Any, bits: Any) -> None:
     """Round f32 values in place to the f16 grid, clipped to ±1000; bits: the same memory as u32.
 
-    Equal to numpy's astype(float16) of the clipped value: nearest, ties to even, subnormals kept (by adding 0.5,
-    whose spacing is f16's smallest step), nan stays nan.
+    Equal to numpy's astype(float16) of the clipped value: nearest, ties to even, subnormals kept (by adding
+    0.5, whose spacing is f16's smallest step), nan stays nan.
     """
     for i in range(x.shape[0]):
         v = min(max(x[i], np.float32(-1000.0)), np.float32(1000.0)) if x[i] == x[i] else x[i]
@@ -289,7 +294,9 @@ def fill_rt(
 
 @njit(cache=True, nogil=True)
 def fill_category_block(rows: Any, categories: Any, brands: Any, prices: Any, out: Any) -> None:
-    """Category and brand as one signed place among 16 each, price as one of 8 bands (0: none): out f32[40, n], zero."""
+    """Category and brand as one signed place among 16 each, price as one of 8 bands (0: none): out f32[40,
+    n], zero.
+    """
     for j in range(rows.shape[0]):
         row = rows[j]
         if row < 0:

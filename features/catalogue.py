@@ -1,8 +1,9 @@
-"""The catalogue: one row an item, its columns as arrays, its fields as JSON in one arena; moved by item events.
+"""The catalogue: one row an item, its columns as arrays, its fields as JSON in one arena; moved by item
+events.
 
-Ranker and trainer use the same class. It holds no vectors, no counters (`features/realtime.py`) and does not rank.
-Rows are given in order of first sight and never move; memory a row: 45 bytes of columns, id and fields as JSON, the
-key index. One writer; readers beside it see a row before or after a change, column by column.
+Ranker and trainer use the same class. It holds no vectors, no counters (`features/realtime.py`) and does not
+rank. Rows are given in order of first sight and never move; memory a row: 45 bytes of columns, id and fields
+as JSON, the key index. One writer; readers beside it see a row before or after a change, column by column.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class Catalogue(CatalogueChunks):
 
     @property
     def category_code(self) -> Rows:
-        """Dense category numbers i32[N] (places in `category_index`); −1: none, or more than MAX_CATEGORIES."""
+        """Dense category numbers i32[N] (places in `category_index`); −1: none, or more than
+        MAX_CATEGORIES.
+        """
         return self._category_code[: len(self)]
 
     @property
@@ -133,7 +136,9 @@ class Catalogue(CatalogueChunks):
         return self._numeric[: len(self)]
 
     def intern(self, item: str) -> int:
-        """The row of an item, a new one without fields where it was not known; −1 where the catalogue is full."""
+        """The row of an item, a new one without fields where it was not known; −1 where the catalogue is
+        full.
+        """
         before = len(self._index)
         row = int(self._index.intern_many(np.array([item_key(item)], np.uint64))[0])
         if row >= before:
@@ -250,7 +255,9 @@ class Catalogue(CatalogueChunks):
         return np.array(sorted(changed), np.int32)
 
     def postings(self, word: str) -> Rows:
-        """Rows i32 whose title holds a word (as `features/words.py` gives it); the index is built at first use."""
+        """Rows i32 whose title holds a word (as `features/words.py` gives it); the index is built at first
+        use.
+        """
         if self._postings is None:
             self.build_postings()
         assert self._postings is not None
@@ -264,6 +271,10 @@ class Catalogue(CatalogueChunks):
             postings.update(row, "", self.title(row))
         self._postings = postings
 
-    def matches(self, conditions: Sequence[tuple[str, str, Any]], rows: Rows | None = None) -> npt.NDArray[np.bool_]:
-        """bool[n]: rows (None: all) for which every condition (field, op, value) holds; ops as in `POST /v1/rank`."""
+    def matches(
+        self, conditions: Sequence[tuple[str, str, Any]], rows: Rows | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """bool[n]: rows (None: all) for which every condition (field, op, value) holds; ops as in `POST
+        /v1/rank`.
+        """
         return self._filters.matches(conditions, rows)

@@ -45,7 +45,16 @@ class CatalogueChunks:
         raise NotImplementedError
 
     def _columns(self) -> list[npt.NDArray[Any]]:
-        names = ("_id_length", "_length", "_category", "_brand", "_price", "_available", "_deleted", "_numeric")
+        names = (
+            "_id_length",
+            "_length",
+            "_category",
+            "_brand",
+            "_price",
+            "_available",
+            "_deleted",
+            "_numeric",
+        )
         return [getattr(self, name) for name in names]
 
     def _chunks(self) -> int:
@@ -83,7 +92,9 @@ class CatalogueChunks:
         return b"".join(parts)
 
     def restore(self, chunks: Mapping[str, bytes]) -> None:
-        """Become the catalogue that `chunks` were taken from. Raises ValueError where they do not fit together."""
+        """Become the catalogue that `chunks` were taken from. Raises ValueError where they do not fit
+        together.
+        """
         self._allocate()
         numbers = sorted(int(name.partition("/")[2]) for name in chunks)
         if numbers != list(range(len(numbers))):

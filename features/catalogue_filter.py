@@ -92,10 +92,10 @@ class FilterColumns:
         self._columns[name] = column
         return column
 
-    def matches(
-        self, conditions: Sequence[tuple[str, str, Any]], rows: npt.NDArray[np.int32] | None
-    ) -> Mask:
-        """bool[n]: every condition holds. Unknown rows (−1) hold none. Raises InvalidRequest naming the condition."""
+    def matches(self, conditions: Sequence[tuple[str, str, Any]], rows: npt.NDArray[np.int32] | None) -> Mask:
+        """bool[n]: every condition holds. Unknown rows (−1) hold none. Raises InvalidRequest naming the
+        condition.
+        """
         if rows is None:
             rows = np.arange(len(self._catalogue), dtype=np.int32)
         known = rows >= 0
@@ -116,7 +116,9 @@ class FilterColumns:
                 raise InvalidRequest(f"{op} needs a list", field=f"{where}.value", value=value)
             return column.among(value, rows) == (op == "in")
         if op not in OPS:
-            raise InvalidRequest("unknown filter operation", field=f"{where}.op", value=op, hint=" | ".join(OPS))
+            raise InvalidRequest(
+                "unknown filter operation", field=f"{where}.op", value=op, hint=" | ".join(OPS)
+            )
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidRequest(f"{op} needs a number", field=f"{where}.value", value=value)
         numbers = column.numbers[rows]

@@ -11,7 +11,9 @@ from features.words import words
 
 
 class Postings:
-    """Rows by title word. A word that left a title is remembered as gone, so that lists are only appended to."""
+    """Rows by title word. A word that left a title is remembered as gone, so that lists are only appended
+    to.
+    """
 
     def __init__(self, language: str) -> None:
         self._language = language

@@ -1,7 +1,8 @@
-"""Where user states are kept between requests: the FeatureStore protocol, its embedded SQLite form, and an LRU in front.
+"""Where user states are kept between requests: the FeatureStore protocol, its embedded SQLite form, and an
+LRU in front.
 
-It neither reads the log nor computes features. A networked twin implements `FeatureStore` in a file of its own and passes
-the same contract suite (`tests/features/test_feature_store.py`).
+It neither reads the log nor computes features. A networked twin implements `FeatureStore` in a file of its
+own and passes the same contract suite (`tests/features/test_feature_store.py`).
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ class EmbeddedFeatureStore:
 class UserStates:
     """A bounded LRU of user states over a store: changes stay in memory (`put`) until `flush` commits them.
 
-    States changed since the last flush are never evicted: flush when `dirty` grows. A state handed out is shared: only
-    the owner of this object changes it. Not thread-safe: the owner locks.
+    States changed since the last flush are never evicted: flush when `dirty` grows. A state handed out is
+    shared: only the owner of this object changes it. Not thread-safe: the owner locks.
     """
 
     def __init__(self, store: FeatureStore, capacity: int, history: int = HISTORY) -> None:
@@ -177,7 +178,9 @@ class UserStates:
         self._deleted.add(key)
 
     def flush(self, offsets: Mapping[str, int]) -> None:
-        """Commit what changed with the offsets read through. Raises StoreError; nothing is lost from memory then."""
+        """Commit what changed with the offsets read through. Raises StoreError; nothing is lost from memory
+        then.
+        """
         changed = [state for key in sorted(self._dirty) if (state := self._held[key]) is not None]
         self.store.commit(changed, sorted(self._deleted), offsets)
         self._dirty.clear()

@@ -19,7 +19,9 @@ MAX_D = 256
 
 
 def item_names() -> list[str]:
-    """Counters of the candidate: logs of counts, share of all traffic, clicks over expected clicks, trends."""
+    """Counters of the candidate: logs of counts, share of all traffic, clicks over expected clicks,
+    trends.
+    """
     names = [f"item.{stream}.{w}" for stream in ("click", "cart", "buy") for w in WINDOW_NAMES]
     names += [f"item.share.{w}" for w in WINDOW_NAMES]
     names += [f"item.rate.{w}" for w in WINDOW_NAMES[1:]]
@@ -55,14 +57,22 @@ def i2i_names() -> list[str]:
 
 RT_NAMES = tuple(
     f"rt.{name}"
-    for name in (*item_names(), *category_names(), *own_names(), *own_category_names(), *i2i_names(), "new.share")
+    for name in (
+        *item_names(),
+        *category_names(),
+        *own_names(),
+        *own_category_names(),
+        *i2i_names(),
+        "new.share",
+    )
 )
 
 
 class ZLayout:
     """Order of z's dimensions for a number of hidden dimensions and a schema.
 
-    Blocks: hidden, intercept, rt, field, pos, cat. `rest` is all but hidden. At most MAX_D dimensions: ValueError.
+    Blocks: hidden, intercept, rt, field, pos, cat. `rest` is all but hidden. At most MAX_D dimensions:
+    ValueError.
     """
 
     def __init__(self, hidden: int, schema: Schema) -> None:

@@ -1,7 +1,9 @@
-"""Ops: the changes that counters and co-visitation take, as columns; what a weight version carries to the replicas.
+"""Ops: the changes that counters and co-visitation take, as columns; what a weight version carries to the
+replicas.
 
-An op is one impression or interaction with all it needs (keys, position, the actor's interactions before it), so that
-applying it (`features/realtime.py`) asks nobody anything. This module only holds, joins and encodes them.
+An op is one impression or interaction with all it needs (keys, position, the actor's interactions before it),
+so that applying it (`features/realtime.py`) asks nobody anything. This module only holds, joins and encodes
+them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import numpy.typing as npt
 from features.user_state import NO_RECENTS, Recents
 
 IMPRESSION = 0
-"""Kind of an op that tells of a shown item; the other kinds are the behaviour codes of `features/schema.py`."""
+"""Kind of an op that tells of a shown item; the other kinds are the behaviour codes of
+`features/schema.py`.
+"""
 
 _HEADER = struct.Struct("<4sBII")
 _MAGIC = b"rops"
@@ -120,7 +124,9 @@ class OpsBuilder:
         surface: int = 0,
         recents: Recents = NO_RECENTS,
     ) -> None:
-        """One op; `recents` are the actor's interactions before it (`UserState.recents`), none for impressions."""
+        """One op; `recents` are the actor's interactions before it (`UserState.recents`), none for
+        impressions.
+        """
         self._rows.append((t, kind, item, category, min(max(position, 0), 32_767), surface))
         self._recents.append(recents)
 

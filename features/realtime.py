@@ -1,8 +1,9 @@
-"""Real-time state: decayed counters of items and categories, and co-visitation lists; moved by ops and by nothing else.
+"""Real-time state: decayed counters of items and categories, and co-visitation lists; moved by ops and by
+nothing else.
 
 Trainer and rankers hold one each: equal ops give equal bits (`digest`). It computes no features
-(`features/assembler.py` does) and knows no log. Bounded: `max_items` rows, `max_lists` lists of `neighbours` entries;
-what does not fit is counted. Memory is taken as rows come into use.
+(`features/assembler.py` does) and knows no log. Bounded: `max_items` rows, `max_lists` lists of `neighbours`
+entries; what does not fit is counted. Memory is taken as rows come into use.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ LISTS_A_CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class RealtimeConfig:
-    """Sizes and constants of the state. Two states with other constants never meet: they are part of the digest.
+    """Sizes and constants of the state. Two states with other constants never meet: they are part of the
+    digest.
 
-    taus_ms: lags of co-visitation, ascending; gains: worth of impression, click, favourite, cart, purchase and refund
-    in a pair (the geometric mean of both ends); backward: worth of later → earlier against earlier → later.
+    taus_ms: lags of co-visitation, ascending; gains: worth of impression, click, favourite, cart, purchase
+    and refund in a pair (the geometric mean of both ends); backward: worth of later → earlier against earlier
+    → later.
     """
 
     max_items: int = 2_000_000
@@ -172,7 +175,9 @@ class RealtimeState:
         if is_item:
             self.lists[start:end] = -1
         (self.item_last if is_item else self.category_last)[start:end] = kernels.NEVER
-        self._dirty["items" if is_item else "categories"][start // ITEMS_A_CHUNK : (end - 1) // ITEMS_A_CHUNK + 1] = 1
+        self._dirty["items" if is_item else "categories"][
+            start // ITEMS_A_CHUNK : (end - 1) // ITEMS_A_CHUNK + 1
+        ] = 1
         kernels.count_new(start, end, keys, 0 if is_item else 1 << 40, self.degree, is_item, self.scalars)
 
     def _content_hash(self) -> int:
@@ -188,14 +193,18 @@ class RealtimeState:
         )  # fmt: skip
 
     def digest(self) -> str:
-        """sha256 over constants, small tables and the carried content hash of all rows: equal for equal state."""
+        """sha256 over constants, small tables and the carried content hash of all rows: equal for equal
+        state.
+        """
         h = hashlib.sha256(repr(self.config).encode())
         for part in (self.scalars, self.totals, self.totals_last, self.shown, self.clicked):
             h.update(part.tobytes())
         return h.hexdigest()
 
     def verify(self) -> bool:
-        """True where the content hash carried along equals the one computed from scratch (reads everything)."""
+        """True where the content hash carried along equals the one computed from scratch (reads
+        everything).
+        """
         return self._content_hash() == int(self.scalars[kernels.HASH])
 
     # chunks: see features/chunked.py
@@ -268,7 +277,10 @@ class RealtimeState:
             part.flat[:] = np.frombuffer(chunks["globals"], part.dtype, part.size, at)
             at += part.nbytes
         by_number = sorted(
-            (table, int(k), data) for name, data in chunks.items() for table, _, k in [name.partition("/")] if k
+            (table, int(k), data)
+            for name, data in chunks.items()
+            for table, _, k in [name.partition("/")]
+            if k
         )
         for table, k, data in by_number:
             self._restore_chunk(table, k * self._sizes()[table][1], data)

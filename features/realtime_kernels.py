@@ -1,7 +1,9 @@
-"""Compiled loops that move the counters and co-visitation lists of `features/realtime.py`; no state of their own.
+"""Compiled loops that move the counters and co-visitation lists of `features/realtime.py`; no state of their
+own.
 
-All sums run in f64 and are stored as f32, in the order of the ops: equal ops give equal bits. The content hash is a sum
-modulo 2^64 of one hash a stored unit (counter row, neighbour entry), so that it follows every change in constant time.
+All sums run in f64 and are stored as f32, in the order of the ops: equal ops give equal bits. The content
+hash is a sum modulo 2^64 of one hash a stored unit (counter row, neighbour entry), so that it follows every
+change in constant time.
 """
 
 from __future__ import annotations
@@ -169,10 +171,30 @@ def learn_pairs(
         if lag == 0.0:
             behind[:] = ahead
         add_pair(
-            other, item, ahead, lists, list_slots, list_len, list_w, list_dirty, lists_a_chunk, scalars, owner_of
+            other,
+            item,
+            ahead,
+            lists,
+            list_slots,
+            list_len,
+            list_w,
+            list_dirty,
+            lists_a_chunk,
+            scalars,
+            owner_of,
         )
         add_pair(
-            item, other, behind, lists, list_slots, list_len, list_w, list_dirty, lists_a_chunk, scalars, owner_of
+            item,
+            other,
+            behind,
+            lists,
+            list_slots,
+            list_len,
+            list_w,
+            list_dirty,
+            lists_a_chunk,
+            scalars,
+            owner_of,
         )
         add_degree(other, ahead, degree, scalars)
         add_degree(item, behind, degree, scalars)
@@ -180,8 +202,12 @@ def learn_pairs(
 
 
 @njit(cache=True, nogil=True)
-def deflate(n_items: Any, degree: Any, list_w: Any, list_len: Any, scalars: Any, half_life: Any, t: Any) -> Any:
-    """Move the base time when weights have grown by 2^48: all shrink by an exact power of two. True if it did."""
+def deflate(
+    n_items: Any, degree: Any, list_w: Any, list_len: Any, scalars: Any, half_life: Any, t: Any
+) -> Any:
+    """Move the base time when weights have grown by 2^48: all shrink by an exact power of two. True if it
+    did.
+    """
     exponent = (t - scalars[BASE_TIME]) / half_life
     if exponent < 48.0:
         return False
@@ -260,7 +286,9 @@ def apply_ops(
     list_dirty: Any, lists_a_chunk: Any, windows: Any, taus: Any, gains: Any, backward: Any, half_life: Any,
     scalars: Any, begin: Any,
 ) -> Any:  # fmt: skip
-    """Apply ops `begin` … in order; returns where it stopped: before an op that needs `deflate`, else the count."""
+    """Apply ops `begin` … in order; returns where it stopped: before an op that needs `deflate`, else the
+    count.
+    """
     for i in range(begin, t.shape[0]):
         if (t[i] - scalars[BASE_TIME]) / half_life >= 48.0:
             return i
@@ -287,7 +315,9 @@ def apply_ops(
             bump_hashed(1, item_keys, counts, last, slot, t[i], windows, stream, amount, scalars)
             item_dirty[slot // items_a_chunk] = 1
         if category[i] >= 0:
-            bump_hashed(2, cat_keys, cat_counts, cat_last, category[i], t[i], windows, stream, amount, scalars)
+            bump_hashed(
+                2, cat_keys, cat_counts, cat_last, category[i], t[i], windows, stream, amount, scalars
+            )
             cat_dirty[category[i] // items_a_chunk] = 1
         if slot >= 0 and 0 < k < 5:
             a, b = start[i], start[i + 1]

@@ -1,6 +1,8 @@
-"""What one actor (a user, else a session) did lately: items, times and behaviours, in time order, of bounded length.
+"""What one actor (a user, else a session) did lately: items, times and behaviours, in time order, of bounded
+length.
 
-It holds no features (`features/assembler.py` computes them) and knows no store (`features/feature_store.py` keeps it).
+It holds no features (`features/assembler.py` computes them) and knows no store (`features/feature_store.py`
+keeps it).
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ NO_RECENTS = Recents(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, 
 class UserState:
     """The last `limit` interactions of one actor, oldest to newest; equal times stay in order of arrival.
 
-    `offset` is the offset + 1 of the last log record that was applied (0: none), so that a record read twice counts once.
-    Memory: 17 bytes an interaction and the slack of a growing array. Not thread-safe.
+    `offset` is the offset + 1 of the last log record that was applied (0: none), so that a record read twice
+    counts once. Memory: 17 bytes an interaction and the slack of a growing array. Not thread-safe.
     """
 
     __slots__ = ("_items", "_kinds", "_lo", "_n", "_times", "key", "limit", "offset")
@@ -76,8 +78,8 @@ class UserState:
     def append(self, item: int, kind: int, t: int, offset: int | None = None) -> bool:
         """Insert one interaction at its place in time; the oldest goes when `limit` is passed.
 
-        With `offset` (of the log record) a record applied before is refused: False. An interaction older than a
-        full history is counted as applied and not kept.
+        With `offset` (of the log record) a record applied before is refused: False. An interaction older than
+        a full history is counted as applied and not kept.
         """
         if offset is not None:
             if offset < self.offset:
@@ -110,7 +112,9 @@ class UserState:
         self._lo = 0
 
     def recents(self, t: int, limit: int = RECENTS) -> Recents:
-        """The newest `limit` interactions with a time ≤ t (those of the same time too: a basket), as copies."""
+        """The newest `limit` interactions with a time ≤ t (those of the same time too: a basket), as
+        copies.
+        """
         end = self._n
         if end and self._times[self._lo + end - 1] > t:
             end = int(np.searchsorted(self.times, t, side="right"))
@@ -140,7 +144,9 @@ class UserState:
 
     @classmethod
     def decode(cls, data: bytes, limit: int = HISTORY) -> UserState:
-        """Undo `encode`; a history longer than `limit` loses its oldest part. Raises ValueError on other formats."""
+        """Undo `encode`; a history longer than `limit` loses its oldest part. Raises ValueError on other
+        formats.
+        """
         if len(data) < _HEADER.size:
             raise ValueError(f"user state of {len(data)} bytes cannot be read")
         version, key, offset, n = _HEADER.unpack_from(data)
