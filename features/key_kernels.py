@@ -1,0 +1,51 @@
+"""Open addressing over 64-bit keys, in numba. It knows arrays only; `features/keys.py` owns and grows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+U64 = npt.NDArray[np.uint64]
+I32 = npt.NDArray[np.int32]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def find(table: I32, keys: U64, key: Any) -> Any:
+    """Place in `table` of `key`, or the free place where it belongs. `table` is a power of two long."""
+    mask = np.uint64(table.shape[0] - 1)
+    at = key & mask
+    while table[at] >= 0 and keys[table[at]] != key:
+        at = (at + np.uint64(1)) & mask
+    return at
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def get_many(table: I32, keys: U64, wanted: U64, out: I32) -> None:
+    """out[i] = slot of wanted[i], or -1."""
+    for i in range(wanted.shape[0]):
+        out[i] = table[find(table, keys, wanted[i])]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def intern_many(table: I32, keys: U64, n: int, limit: int, wanted: U64, out: I32) -> int:
+    """Slots of `wanted`, new ones numbered from n in order; -1 from `limit` on. Returns the new count."""
+    for i in range(wanted.shape[0]):
+        at = find(table, keys, wanted[i])
+        slot = table[at]
+        if slot < 0 and n < limit:
+            slot = n
+            keys[n] = wanted[i]
+            table[at] = n
+            n += 1
+        out[i] = slot
+    return n
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def rehash(table: I32, keys: U64, n: int) -> None:
+    """Fill an empty (-1) table with slots 0 … n-1."""
+    for slot in range(n):
+        table[find(table, keys, keys[slot])] = slot
