@@ -31,13 +31,17 @@ class Settings(BaseModel):
     tenant: str = Field("default", description="the one tenant of this data directory")
     admin_key: SecretStr | None = Field(None, description="bearer key; unset: the file admin.key is made")
     schema_file: Path | None = Field(None, description="schema YAML; unset: the base's own")
-    base_dir: Path | None = Field(None, description="base model to serve; unset: data_dir/base, else the sample")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    base_dir: Path | None = Field(
+        None, description="base model to serve; unset: data_dir/base, else the sample"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="logs from this level upwards"
+    )
 
     # limits of a request
-    max_candidates: int = Field(5_000, ge=1, le=100_000)
-    max_body_bytes: int = Field(4 << 20, ge=1_024)
-    max_events_per_call: int = Field(10_000, ge=1)
+    max_candidates: int = Field(5_000, ge=1, le=100_000, description="candidates of a rank request, at most")
+    max_body_bytes: int = Field(4 << 20, ge=1_024, description="body of a request, at most")
+    max_events_per_call: int = Field(10_000, ge=1, description="events of one call, at most")
     wait_ms: int = Field(1_000, ge=0, le=60_000, description="longest wait for a token in `after`")
     pre_rank: int = Field(5_000, ge=1, description="items kept by the coarse stage of /v1/retrieve")
     objectives: dict[str, dict[str, float]] = Field(
@@ -52,36 +56,60 @@ class Settings(BaseModel):
 
     # the log
     durable: Literal["process", "fsync"] = Field("process", description="what an accepted event survives")
-    event_retention_days: float = Field(90, gt=0)
-    served_retention_hours: float = Field(48, gt=0)
-    log_max_bytes: int = Field(4 << 30, ge=16 << 20)
+    event_retention_days: float = Field(90, gt=0, description="how long events are kept (imports: for ever)")
+    served_retention_hours: float = Field(48, gt=0, description="how long served records are kept")
+    log_max_bytes: int = Field(
+        4 << 30, ge=16 << 20, description="size of the log from which on served records are thinned"
+    )
     log_items: int = Field(30, ge=0, le=200, description="items of an answer whose inputs are logged")
     served_queue: int = Field(10_000, ge=1, description="served records waiting for the log, at most")
-    dedup_hours: float = Field(24, gt=0)
-    dedup_ids: int = Field(1_000_000, ge=1)
-    infer_shown: bool = Field(False, description="without `ranking` events: shown = down to one below the last click")
+    dedup_hours: float = Field(24, gt=0, description="how long an event id counts once")
+    dedup_ids: int = Field(1_000_000, ge=1, description="event ids remembered for that, at most")
+    infer_shown: bool = Field(
+        False, description="without `ranking` events: shown = down to one below the last click"
+    )
 
     # user state
     history: int = Field(256, ge=50, le=4_096, description="interactions kept a user")
-    users_in_memory: int = Field(50_000, ge=100)
+    users_in_memory: int = Field(
+        50_000, ge=100, description="user states held in memory; the rest is read from disk"
+    )
     max_items: int = Field(2_000_000, ge=1_000, description="items kept in the catalogue and the counters")
 
     # online learning
-    hold_ms: int = Field(5_000, ge=0, le=600_000, description="wait before counters and learner take an event")
-    publish_every_ms: int = Field(200, ge=20, le=60_000)
-    checkpoint_every_ms: int = Field(10_000, ge=200)
-    control_share: float = Field(0.01, ge=0, le=0.5, description="share of traffic ranked by the frozen prior")
-    negative_after_ms: int = Field(30_000, ge=0)
-    click_window_ms: int = Field(600_000, ge=0)
-    purchase_wait_ms: int = Field(1_800_000, ge=0)
-    purchase_window_ms: int = Field(86_400_000, ge=0)
-    join_capacity: int = Field(200_000, ge=100, description="shown items whose inputs wait for labels, at most")
-    process_noise: float = Field(1e-7, ge=0, description="variance added to each weight a second of event time")
+    hold_ms: int = Field(
+        5_000, ge=0, le=600_000, description="wait before counters and learner take an event"
+    )
+    publish_every_ms: int = Field(
+        200, ge=20, le=60_000, description="shortest time between two weight versions"
+    )
+    checkpoint_every_ms: int = Field(10_000, ge=200, description="time between two checkpoints")
+    control_share: float = Field(
+        0.01, ge=0, le=0.5, description="share of traffic ranked by the frozen prior"
+    )
+    negative_after_ms: int = Field(
+        30_000, ge=0, description="a shown item without a click counts as negative after this"
+    )
+    click_window_ms: int = Field(
+        600_000, ge=0, description="a click counts for an item shown at most this long ago"
+    )
+    purchase_wait_ms: int = Field(
+        1_800_000, ge=0, description="a click without a purchase counts as negative after this"
+    )
+    purchase_window_ms: int = Field(
+        86_400_000, ge=0, description="a purchase counts for a click at most this long ago"
+    )
+    join_capacity: int = Field(
+        200_000, ge=100, description="shown items whose inputs wait for labels, at most"
+    )
+    process_noise: float = Field(
+        1e-7, ge=0, description="variance added to each weight a second of event time"
+    )
     learning_rate: float = Field(0.3, gt=0, le=1, description="share of the full Kalman step")
 
     # offline training
-    seed: int = 17
-    epochs: int = Field(4, ge=1)
+    seed: int = Field(17, description="seed of offline training")
+    epochs: int = Field(4, ge=1, description="passes of offline training over the examples, at most")
 
 
 def _nearest(name: str) -> str:
@@ -111,9 +139,7 @@ def _from_toml(path: Path) -> dict[str, Any]:
     return found
 
 
-def load_settings(
-    config: Path | None = None, **command_line: Any
-) -> tuple[Settings, dict[str, str]]:
+def load_settings(config: Path | None = None, **command_line: Any) -> tuple[Settings, dict[str, str]]:
     """Read all sources and return (settings, source of each name: default, file, environment, command line).
 
     Raises SettingsError naming the setting, the value and what to do.
