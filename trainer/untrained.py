@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.assembler import ZLayout
+from features.layout import ZLayout
 from features.attached import Attached
 from features.coding import CODING_VERSION
 from features.schema import Schema
