@@ -1,0 +1,404 @@
+"""The event dialect (docs/formats.md §1): typed events, the stored form, the one parser. It knows no log and no HTTP.
+
+`parse_event` takes what anybody sends and refuses with field, value and what to do; `from_bytes` reads the stored
+form, which only `to_bytes` writes.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+import orjson
+
+from features.errors import InvalidEvent
+from features.keys import text_key
+
+FieldValue = bool | int | float | str | list[str | int | float] | None
+Fields = dict[str, FieldValue]
+Op = Literal["patch", "replace", "delete"]
+Slot = Literal["organic", "pinned", "sponsored"]
+
+MAX_ID_BYTES = 256
+MAX_EVENT_BYTES = 256 << 10
+MAX_SHOWN = 5_000
+MAX_FIELDS = 1_000
+MAX_AHEAD_MS = 3_600_000
+_LAST_MS = 253_402_300_799_999  # end of the year 9999
+_ZONE_HINT = "send milliseconds since 1970, or ISO-8601 with a zone such as 2026-01-31T12:00:00Z"
+
+
+class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="event", kw_only=True):
+    id: str
+    timestamp: int
+    tenant: str = "default"
+
+
+class ItemEvent(_Event, frozen=True, tag="item", kw_only=True):
+    """An item's fields change: `patch` merges (null removes), `replace` takes the place of all, `delete` ends it."""
+
+    item: str
+    op: Op = "patch"
+    fields: Fields = {}
+    available: bool | None = None
+
+
+class UserEvent(_Event, frozen=True, tag="user", kw_only=True):
+    """A user's fields change; `delete` drops her state and blanks her records."""
+
+    user: str
+    op: Op = "patch"
+    fields: Fields = {}
+
+
+class IdentifyEvent(_Event, frozen=True, tag="identify", kw_only=True):
+    """This session or visitor is that user. Recorded; merging their histories is a later issue."""
+
+    anonymous: str
+    user: str
+
+
+class ShownItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One impression: an item at a position (1 = first)."""
+
+    id: str
+    position: int
+    slot: Slot = "organic"
+    fields: Fields = {}
+
+
+class RankingEvent(_Event, frozen=True, tag="ranking", kw_only=True):
+    """What was shown. `id` is the answer's request_id where the answer was ours."""
+
+    items: tuple[ShownItem, ...]
+    user: str | None = None
+    session: str | None = None
+    fields: Fields = {}
+
+
+class InteractionEvent(_Event, frozen=True, tag="interaction", kw_only=True):
+    """What somebody did with an item; `ranking` is the id of the ranking she saw it in."""
+
+    type: str
+    item: str
+    user: str | None = None
+    session: str | None = None
+    ranking: str | None = None
+    fields: Fields = {}
+
+
+Event = ItemEvent | UserEvent | IdentifyEvent | RankingEvent | InteractionEvent
+
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_encoder = msgspec.json.Encoder()
+
+
+def to_bytes(event: Event) -> bytes:
+    """The stored form: JSON, defaults left out."""
+    return _encoder.encode(event)
+
+
+def from_bytes(body: bytes) -> Event:
+    """Read the stored form. Raises InvalidEvent where it is not (a damaged record)."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidEvent(f"not a stored event: {error}", hint="see the dead-letter stream") from error
+
+
+def event_kind(event: Event) -> str:
+    """`item`, `user`, `identify`, `ranking` or `interaction`."""
+    return str(event.__struct_config__.tag)
+
+
+def event_key(event: Event) -> str:
+    """The partition key: user, else session, else item."""
+    if isinstance(event, ItemEvent):
+        return event.item
+    if isinstance(event, UserEvent | IdentifyEvent):
+        return event.user
+    first = event.item if isinstance(event, InteractionEvent) else event.items[0].id if event.items else event.id
+    return event.user or event.session or first
+
+
+def event_hash(event: Event) -> int:
+    """What an event counts once by: 63 bits of tenant, kind and id (a signed 64-bit column holds it)."""
+    return text_key("event", f"{event.tenant}\0{event_kind(event)}\0{event.id}") >> 1 or 1
+
+
+def parse_event(raw: bytes | str | dict[str, Any], *, tenant: str = "default", now_ms: int | None = None) -> Event:
+    """One event of the dialect, normalised.
+
+    `now_ms` (the receiving clock) refuses timestamps more than an hour ahead; None does not (replay, files).
+    Raises InvalidEvent with field, value and what to do; nothing else, whatever is sent.
+    """
+    if not isinstance(raw, dict):
+        raw = _load(raw)
+    kind = raw.get("event")
+    build = _BUILDERS.get(kind) if isinstance(kind, str) else None
+    if build is None:
+        raise InvalidEvent("unknown event", field="event", value=kind, hint=f"one of {', '.join(_BUILDERS)}")
+    named = raw.get("tenant")
+    if named is not None and named != tenant:
+        raise InvalidEvent(
+            "another tenant", field="tenant", value=named, hint=f"this service holds the tenant {tenant!r}"
+        )
+    return build(raw, _id(raw, "id"), _timestamp(raw.get("timestamp"), now_ms), tenant)
+
+
+def split_body(body: bytes) -> list[dict[str, Any] | InvalidEvent]:
+    """The events of a request or file part: one object, an array, or JSON lines; what is not an object as its error.
+
+    Raises InvalidEvent where the body as a whole is not JSON.
+    """
+    text = body.strip()
+    if not text:
+        raise InvalidEvent("no event", hint="send one JSON object, an array, or one object a line")
+    try:
+        whole = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        lines = text.splitlines()
+        if len(lines) == 1 or text[:1] == b"[":
+            raise InvalidEvent(f"not JSON: {error}", value=_cut(text), hint="see docs/events.md") from error
+        return [_or_error(line) for line in lines if line.strip()]
+    if isinstance(whole, list):
+        return [_object(entry) for entry in whole]
+    return [_object(whole)]
+
+
+def _or_error(line: bytes) -> dict[str, Any] | InvalidEvent:
+    try:
+        return _load(line)
+    except InvalidEvent as error:
+        return error
+
+
+def _object(entry: Any) -> dict[str, Any] | InvalidEvent:
+    return entry if isinstance(entry, dict) else InvalidEvent("an event is a JSON object", value=_cut(repr(entry)))
+
+
+def _cut(text: bytes | str) -> str:
+    shown = text if isinstance(text, str) else text[:200].decode("utf-8", "replace")
+    return shown[:200]
+
+
+def _load(raw: bytes | str) -> dict[str, Any]:
+    if len(raw) > MAX_EVENT_BYTES:
+        raise InvalidEvent(f"an event has at most {MAX_EVENT_BYTES} bytes", value=len(raw), hint="split it")
+    try:
+        entry = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidEvent(f"not JSON: {error}", value=_cut(raw), hint="one JSON object a line") from error
+    found = _object(entry)
+    if isinstance(found, InvalidEvent):
+        raise found
+    return found
+
+
+def _text_id(value: Any, field: str) -> str:
+    if type(value) is int:
+        value = str(value)
+    if type(value) is not str:
+        raise InvalidEvent("an ID is a string", field=field, value=value, hint="send a string of 1 to 256 bytes")
+    if value.isascii():
+        size = len(value)
+    else:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidEvent("an ID must be valid UTF-8", field=field, hint="no lone surrogates") from error
+    if not 1 <= size <= MAX_ID_BYTES:
+        raise InvalidEvent(f"an ID has 1 to 256 bytes, not {size}", field=field, value=value, hint="shorten or hash it")
+    return value
+
+
+def _id(raw: dict[str, Any], name: str, path: str = "") -> str:
+    value = raw.get(name)
+    if value is None:
+        raise InvalidEvent(f"{path}{name} is missing", field=path + name, hint="every event of this kind needs it")
+    return _text_id(value, path + name)
+
+
+def _optional_id(raw: dict[str, Any], name: str) -> str | None:
+    value = raw.get(name)
+    return None if value is None else _text_id(value, name)
+
+
+def _timestamp(value: Any, now_ms: int | None) -> int:
+    ms = _milliseconds(value)
+    if not 0 <= ms <= _LAST_MS:
+        raise InvalidEvent("timestamp out of range", field="timestamp", value=value, hint=_ZONE_HINT)
+    if now_ms is not None and ms > now_ms + MAX_AHEAD_MS:
+        raise InvalidEvent(
+            "timestamp is more than an hour ahead of this clock",
+            field="timestamp",
+            value=value,
+            hint=f"check the sender's clock (here it is {now_ms}) and the unit: milliseconds",
+        )
+    return ms
+
+
+def _milliseconds(value: Any) -> int:
+    if type(value) is int:
+        return value
+    if value is None:
+        raise InvalidEvent("timestamp is missing", field="timestamp", hint=_ZONE_HINT)
+    try:
+        if type(value) is float:
+            return math.floor(value)
+        if type(value) is str and value.isascii():
+            return _from_text(value)
+    except (ValueError, OverflowError) as error:
+        raise InvalidEvent(f"not a time: {error}", field="timestamp", value=_cut(value), hint=_ZONE_HINT) from error
+    raise InvalidEvent("not a time", field="timestamp", value=_cut(repr(value)), hint=_ZONE_HINT)
+
+
+def _from_text(value: str) -> int:
+    if value[:1].isdigit() and value.replace(".", "", 1).isdigit():
+        return int(value.partition(".")[0][:20])
+    when = datetime.fromisoformat(value)
+    if when.tzinfo is None:
+        raise ValueError("no zone given")
+    return math.floor(when.timestamp() * 1_000)
+
+
+def _fields(raw: dict[str, Any], path: str = "", *, nulls: bool = False) -> Fields:
+    given = raw.get("fields")
+    if given is None:
+        return {}
+    if isinstance(given, list):
+        given = dict(_pair(entry, f"{path}fields[{i}]") for i, entry in enumerate(given[: MAX_FIELDS + 1]))
+    if not isinstance(given, dict):
+        raise InvalidEvent("fields is a list of {name, value}", field=f"{path}fields", value=_cut(repr(given)))
+    if len(given) > MAX_FIELDS:
+        raise InvalidEvent(f"at most {MAX_FIELDS} fields", field=f"{path}fields", value=len(given))
+    for name, value in given.items():
+        if not (_is_value(value) or (nulls and value is None)) or not (name.isascii() or _encodes(name)):
+            raise InvalidEvent(
+                "a field's value is a bool, string, number, list of strings or list of numbers",
+                field=f"{path}fields.{_cut(name)}",
+                value=_cut(repr(value)),
+            )
+    return given
+
+
+def _pair(entry: Any, path: str) -> tuple[str, Any]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or "value" not in entry:
+        raise InvalidEvent("a field is {name, value}", field=path, value=_cut(repr(entry)))
+    return entry["name"], entry["value"]
+
+
+def _is_value(value: Any) -> bool:
+    kind = type(value)
+    if kind is str:
+        return value.isascii() or _encodes(value)
+    if kind is float:
+        return math.isfinite(value)
+    if kind is int:
+        return abs(value) < 1 << 63
+    if kind is list:
+        return all(type(v) is str and _is_value(v) for v in value) or all(
+            type(v) in (int, float) and _is_value(v) for v in value
+        )
+    return kind is bool
+
+
+def _encodes(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _choice(raw: dict[str, Any], name: str, known: tuple[str, ...], path: str = "") -> Any:
+    value = raw.get(name)
+    if value is None:
+        return known[0]
+    if value not in known:
+        raise InvalidEvent(
+            f"unknown {name}", field=path + name, value=_cut(repr(value)), hint=f"one of {', '.join(known)}"
+        )
+    return value
+
+
+def _item(raw: dict[str, Any], id: str, timestamp: int, tenant: str) -> ItemEvent:
+    available = raw.get("available")
+    if available is not None and type(available) is not bool:
+        raise InvalidEvent("available is true or false", field="available", value=_cut(repr(available)))
+    op = _choice(raw, "op", ("patch", "replace", "delete"))
+    fields = _fields(raw, nulls=op == "patch")
+    return ItemEvent(
+        id=id, timestamp=timestamp, tenant=tenant, item=_id(raw, "item"), op=op, fields=fields, available=available
+    )
+
+
+def _user(raw: dict[str, Any], id: str, timestamp: int, tenant: str) -> UserEvent:
+    op = _choice(raw, "op", ("patch", "replace", "delete"))
+    fields = _fields(raw, nulls=op == "patch")
+    return UserEvent(id=id, timestamp=timestamp, tenant=tenant, user=_id(raw, "user"), op=op, fields=fields)
+
+
+def _identify(raw: dict[str, Any], id: str, timestamp: int, tenant: str) -> IdentifyEvent:
+    return IdentifyEvent(
+        id=id, timestamp=timestamp, tenant=tenant, anonymous=_id(raw, "anonymous"), user=_id(raw, "user")
+    )
+
+
+def _shown(entry: Any, place: int) -> ShownItem:
+    path = f"items[{place}]."
+    if isinstance(entry, str | int) and not isinstance(entry, bool):
+        entry = {"id": entry}
+    if not isinstance(entry, dict):
+        raise InvalidEvent("a shown item is {id, position?, slot?, fields?}", field=path[:-1], value=_cut(repr(entry)))
+    position = entry.get("position", place + 1)
+    if type(position) is not int or not 1 <= position <= 1_000_000:
+        raise InvalidEvent("a position is a whole number from 1", field=path + "position", value=_cut(repr(position)))
+    slot = _choice(entry, "slot", ("organic", "pinned", "sponsored"), path)
+    return ShownItem(id=_id(entry, "id", path), position=position, slot=slot, fields=_fields(entry, path))
+
+
+def _ranking(raw: dict[str, Any], id: str, timestamp: int, tenant: str) -> RankingEvent:
+    items = raw.get("items")
+    if not isinstance(items, list) or not 1 <= len(items) <= MAX_SHOWN:
+        size = len(items) if isinstance(items, list) else None
+        raise InvalidEvent(
+            f"items is a list of 1 to {MAX_SHOWN} shown items",
+            field="items",
+            value=size,
+            hint="send what was shown, in order",
+        )
+    return RankingEvent(
+        id=id,
+        timestamp=timestamp,
+        tenant=tenant,
+        items=tuple(_shown(entry, place) for place, entry in enumerate(items)),
+        user=_optional_id(raw, "user"),
+        session=_optional_id(raw, "session"),
+        fields=_fields(raw),
+    )
+
+
+def _interaction(raw: dict[str, Any], id: str, timestamp: int, tenant: str) -> InteractionEvent:
+    return InteractionEvent(
+        id=id,
+        timestamp=timestamp,
+        tenant=tenant,
+        type=_id(raw, "type"),
+        item=_id(raw, "item"),
+        user=_optional_id(raw, "user"),
+        session=_optional_id(raw, "session"),
+        ranking=_optional_id(raw, "ranking"),
+        fields=_fields(raw),
+    )
+
+
+_BUILDERS: dict[str, Any] = {
+    "item": _item,
+    "user": _user,
+    "identify": _identify,
+    "ranking": _ranking,
+    "interaction": _interaction,
+}
