@@ -1,4 +1,5 @@
-"""Every setting, typed, with its default: environment `REPL_…`, a TOML file, the command line. Nothing else reads them.
+"""Every setting, typed, with its default: environment `REPL_…`, a TOML file, the command line. Nothing else
+reads them.
 
 Order of precedence: command line, environment, TOML file (`--config`, else `repl-ranker.toml` in the data
 directory where there is one), default. Unknown keys are refused with the nearest known name.
