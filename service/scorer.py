@@ -21,6 +21,8 @@ from features.words import word_keys
 from service import scorer_kernels as kernels
 from service.artifact import Artifact
 
+U8 = npt.NDArray[np.uint8]
+
 BLOCK = 64
 """Rows are padded to a multiple of this, so that every row takes the same path through the matrix product."""
 
@@ -92,8 +94,8 @@ class Scorer:
         """Vectors of n items: tower f32[n, 64], coarse f32[n, 32], bias f32[n]. Any ID, known or not."""
         n = len(items)
         ids = np.fromiter((item_key(item.id) for item in items), np.uint64, n)
-        categories = np.fromiter((_text("category", item.category) for item in items), np.uint64, n)
-        brands = np.fromiter((_text("brand", item.brand) for item in items), np.uint64, n)
+        categories = np.fromiter((_key("category", item.category) for item in items), np.uint64, n)
+        brands = np.fromiter((_key("brand", item.brand) for item in items), np.uint64, n)
         parts = coding.item_parts(ids, categories, brands, *self._attached.look_up(ids))
         titles = coding.word_parts([word_keys(item.title, self._language) for item in items])
         keys, words = self._bags("item", parts), self._bags("word", titles, coding.K_WORD)
@@ -101,15 +103,19 @@ class Scorer:
         return ItemVectors(tower[:n], coarse[:n], bias[:n, 0])
 
     def encode_user(
-        self, user_id: str | None, item_towers: F32, kinds: npt.NDArray[np.uint8], times: I64, session: str | None = None
+        self, user_id: str | None, item_towers: F32, kinds: U8, times: I64, session: str | None = None
     ) -> SideVector:
-        """A user's vectors from her key and her interactions, oldest first: towers f32[L, 64], kinds u8[L], ms i64[L].
+        """A user's vectors from her id (else her session's) and her interactions: see `encode_actor`."""
+        return self.encode_actor(actor_key(user_id, session), item_towers, kinds, times)
 
-        Only the last 50 count. Nobody (no id) and no history are fine. Holds until her next interaction.
+    def encode_actor(self, actor: int, item_towers: F32, kinds: U8, times: I64) -> SideVector:
+        """Vectors of an actor key (0: nobody) with interactions oldest first: towers f32[L, 64], kinds u8[L], ms i64[L].
+
+        Only the last 50 count; none is fine. Holds until her next interaction.
         """
         towers, kinds, times = item_towers[-HISTORY:], kinds[-HISTORY:], times[-HISTORY:]
         steps = len(towers) + 1  # the start step first
-        own = self._bags("user", coding.user_parts(np.array([actor_key(user_id, session)], np.uint64)))
+        own = self._bags("user", coding.user_parts(np.array([actor], np.uint64)))
         inputs: dict[str, npt.NDArray[Any]] = {
             "own": own,
             "towers": np.zeros((steps, own.shape[1]), np.float32),
@@ -146,5 +152,5 @@ class Scorer:
         return out
 
 
-def _text(role: str, value: str | None) -> int:
-    return 0 if value is None else text_key(role, value)
+def _key(role: str, value: str | None) -> int:
+    return text_key(role, value) if value else 0
