@@ -1,0 +1,52 @@
+"""Open addressing from keys to sequence numbers of a ring. It knows arrays only; `features/hash_window.py` owns them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def find(table: I64, keys: U64, capacity: int, key: Any) -> int:
+    """Sequence number of `key`, or -1."""
+    mask = np.uint64(table.shape[0] - 1)
+    at = key & mask
+    while table[at] >= 0:
+        if keys[table[at] % capacity] == key:
+            return table[at]  # type: ignore[no-any-return]
+        at = (at + np.uint64(1)) & mask
+    return -1
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def insert(table: I64, keys: U64, capacity: int, sequence: int, key: Any) -> None:
+    """Enter a key that is not there."""
+    mask = np.uint64(table.shape[0] - 1)
+    at = key & mask
+    while table[at] >= 0:
+        at = (at + np.uint64(1)) & mask
+    table[at] = sequence
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def remove_first(table: I64, keys: U64, capacity: int, sequence: int) -> None:
+    """Take out the entry of `sequence`, moving later ones of its run back (no tombstones)."""
+    mask = np.uint64(table.shape[0] - 1)
+    at = keys[sequence % capacity] & mask
+    while table[at] != sequence:
+        at = (at + np.uint64(1)) & mask
+    hole = at
+    at = (at + np.uint64(1)) & mask
+    while table[at] >= 0:
+        home = keys[table[at] % capacity] & mask
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            table[hole] = table[at]
+            hole = at
+        at = (at + np.uint64(1)) & mask
+    table[hole] = -1

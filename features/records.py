@@ -1,0 +1,177 @@
+"""What lies on the log: record header, offsets, the served record, cuts, the token (docs/formats.md §2, §3, §7).
+
+It stores nothing; `features/event_log.py` does.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from features.errors import InvalidInput, LogError
+from features.events import Event, event_hash, event_key, event_kind
+from features.events import to_bytes as event_bytes
+
+Stream = Literal["event", "served", "dead-letter", "cut", "control"]
+STREAMS: tuple[Stream, ...] = ("event", "served", "dead-letter", "cut", "control")
+VERSION = 1
+TOKEN_PARTITIONS = 8
+MAX_TOKEN = 256
+
+Offsets = dict[str, int]
+"""stream/partition → the next offset to read."""
+
+
+class NewRecord(NamedTuple):
+    """A record to append. `id_hash` 0: never a duplicate."""
+
+    kind: str
+    tenant: str
+    timestamp: int
+    key: str
+    body: bytes
+    imported: bool = False
+    id_hash: int = 0
+
+
+class Record(NamedTuple):
+    """A record of the log. Times in ms since 1970; `append_time` is the log's clock."""
+
+    stream: str
+    partition: int
+    offset: int
+    kind: str
+    tenant: str
+    timestamp: int
+    append_time: int
+    imported: bool
+    key: str
+    body: bytes
+
+    @property
+    def effective_time(self) -> int:
+        """min(timestamp, append time) live, the timestamp in imports: what windows and order go by."""
+        return self.timestamp if self.imported else min(self.timestamp, self.append_time)
+
+
+def event_record(event: Event, *, imported: bool = False) -> NewRecord:
+    """The record of an event, counted once by (tenant, kind, id)."""
+    body = event_bytes(event)
+    return NewRecord(
+        event_kind(event), event.tenant, event.timestamp, event_key(event), body, imported, event_hash(event)
+    )
+
+
+def offset_key(stream: str, partition: int = 0) -> str:
+    """The key of an offset map."""
+    return f"{stream}/{partition}"
+
+
+def encode_token(offsets: Offsets) -> str | None:
+    """Token for `after`: base64url of the map. None above 8 partitions or 256 bytes (then the caller says why)."""
+    if len(offsets) > TOKEN_PARTITIONS:
+        return None
+    token = base64.urlsafe_b64encode(orjson.dumps(offsets, option=orjson.OPT_SORT_KEYS)).decode()
+    return token if len(token) <= MAX_TOKEN else None
+
+
+def decode_token(token: str) -> Offsets:
+    """The offsets of a token. Raises InvalidInput where it is not one."""
+    try:
+        if len(token) > MAX_TOKEN:
+            raise ValueError("too long")
+        found = orjson.loads(base64.b64decode(token.encode("ascii"), b"-_", validate=True))
+        if not isinstance(found, dict) or not all(type(v) is int and v >= 0 for v in found.values()):
+            raise ValueError("not a map of offsets")
+    except (ValueError, binascii.Error) as error:
+        raise InvalidInput(
+            f"not a token: {error}", field="after", value=token, hint="send the `token` of /v1/events as it came"
+        ) from error
+    return found
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """Where the trainer cut the streams: it learns up to `offsets` (exclusive), with timers at `watermark` (ms)."""
+
+    offsets: Offsets
+    watermark: int
+    v: int = VERSION
+
+    def to_bytes(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Cut:
+        """Raises LogError where the record is no cut of this version."""
+        return _versioned(msgspec.json.decode, body, cls, "cut")
+
+
+class ServedRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the ranker answered, with the last-layer inputs z as scored (docs/formats.md §3)."""
+
+    request_id: str
+    t: int
+    tenant: str
+    base: str
+    version: int
+    objective: str
+    items: list[str]
+    scores: bytes  # f32[n], little endian
+    hidden: int
+    z: bytes  # f16[n, d], row-major, little endian
+    propensity: bytes = b""  # f32[n]; empty: 1 for all
+    user: str | None = None
+    session: str | None = None
+    arm: str = "live"
+    experiments: dict[str, str] = {}
+    counters: Offsets = {}
+    user_state: Offsets = {}
+    surface: int = 0
+    query: str | None = None
+    fields: dict[str, float] = {}
+    v: int = VERSION
+
+    def to_bytes(self) -> bytes:
+        """msgpack, defaults left out."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> ServedRecord:
+        """Raises LogError where the record is damaged or of a newer major version."""
+        return _versioned(msgspec.msgpack.decode, body, cls, "served record")
+
+    def z_rows(self) -> npt.NDArray[np.float16]:
+        """f16[n, d]: the inputs of the n logged items, in answer order."""
+        return np.frombuffer(self.z, "<f2").reshape(len(self.items), -1)
+
+    def score_row(self) -> npt.NDArray[np.float32]:
+        """f32[n]: the scores as served."""
+        return np.frombuffer(self.scores, "<f4")
+
+
+def _versioned(decode: Any, body: bytes, kind: type[Any], name: str) -> Any:
+    try:
+        found = decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise LogError(f"not a {name}: {error}", hint="it goes to the dead-letter stream") from error
+    if found.v > VERSION:
+        raise LogError(
+            f"{name} of format version {found.v}; this code reads {VERSION}", hint="update this process first"
+        )
+    return found
+
+
+def next_offsets(records: Iterable[Record], start: Offsets) -> Offsets:
+    """`start` moved past these records."""
+    found = dict(start)
+    for record in records:
+        name = offset_key(record.stream, record.partition)
+        found[name] = max(found.get(name, 0), record.offset + 1)
+    return found
