@@ -3,11 +3,14 @@
 It is the extended Kalman filter of a logistic observation (Fahrmeir 1992; a single Gauss-Newton step an
 example) in information form, on micro-batches of up to 32 examples linearised at their first mean:
 
-    A     = diag(√w) Z                      w = p (1 − p), 0 for an example without new information
+    A     = diag(√(rate w)) Z               w = p (1 − p), 0 for an example without new information
     P    ←  P − P Aᵀ (I + A P Aᵀ)⁻¹ A P     (Woodbury)
     mean ←  mean + rate · P Zᵀ r            r = label − p, plus a residual that is taken back
 
-With one example a batch this is the plain sequential filter. It knows nothing of labels, events or the gate.
+`rate` is the weight of an example's likelihood: its first step is that share of the full one, and the covariance
+shrinks accordingly. Were only the step made smaller, what is learned early would never be evened out, and taking
+a residual back with today's covariance would not undo it. With one example a batch this is the plain sequential
+filter. It knows nothing of labels, events or the gate.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ class KalmanHead:
     """Mean f64[d] and covariance f64[d, d] of one head; deterministic to the bit on one machine and build."""
 
     def __init__(self, mean: Floats, covariance: Floats, *, noise: float, rate: float) -> None:
-        """Start from the prior. noise: variance a second of event time; rate: share of the full step.
+        """Start from the prior. noise: variance a second of event time; rate: weight of an example, in (0, 1].
 
         Raises ValueError where the shapes do not agree or the covariance is not finite.
         """
@@ -59,7 +62,7 @@ class KalmanHead:
         curvature f64 (n,): p (1 − p), or 0 where the example brings no new information."""
         informed = curvature > 0.0
         if informed.any():
-            self._shrink(z[informed] * np.sqrt(curvature[informed])[:, None])
+            self._shrink(z[informed] * np.sqrt(self.rate * curvature[informed])[:, None])
         self.mean += self.rate * (self.covariance @ (residual @ z))
 
     def _shrink(self, a: Floats) -> None:

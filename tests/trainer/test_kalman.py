@@ -23,8 +23,8 @@ def reference(mean: Floats, covariance: Floats, z: Floats, y: Floats, rate: floa
         p = float(sigmoid(np.array(row @ mean)))
         w = p * (1 - p)
         moved = covariance @ row
-        gain = moved / (row @ moved + 1 / w)
-        mean += rate * gain * (label - p) / w
+        gain = moved / (row @ moved + 1 / (rate * w))
+        mean += gain * (label - p) / w
         covariance -= np.outer(gain, moved)
     return mean, covariance
 

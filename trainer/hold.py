@@ -1,0 +1,62 @@
+"""The hold: what waits for its time, events for the end of the hold and timers until due, in one order.
+
+Entries leave in the order (due, kind, number): a click at the very time of a timer comes before it. The hold
+knows neither what an entry means nor the wall clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+EVENT, RETRY, NEGATIVE, PURCHASE = range(4)
+"""Kinds: a held event; a label that had to wait; a ranking whose unclicked items become negatives; a click
+that becomes a purchase negative."""
+
+Entry = tuple[int, int, int, Any]
+
+
+class Hold:
+    """Entries (due ms, kind, number, payload) by due time. Payloads are plain msgpack values."""
+
+    def __init__(self) -> None:
+        self._heap: list[Entry] = []
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, due: int, kind: int, payload: Any) -> None:
+        """Let `payload` wait for `due`; entries of equal due and kind leave in the order of their push."""
+        heapq.heappush(self._heap, (due, kind, self._number, payload))
+        self._number += 1
+
+    def release(self, through: int) -> Iterator[Entry]:
+        """All entries due at or before `through`, in order; entries pushed meanwhile take part."""
+        heap = self._heap
+        while heap and heap[0][0] <= through:
+            yield heapq.heappop(heap)
+
+    def next_due(self) -> int | None:
+        """When the next entry is due; None when nothing waits."""
+        return self._heap[0][0] if self._heap else None
+
+    def drop(self, kinds: frozenset[int]) -> int:
+        """Forget all entries of these kinds; how many they were."""
+        kept = [entry for entry in self._heap if entry[1] not in kinds]
+        dropped = len(self._heap) - len(kept)
+        self._heap = kept
+        heapq.heapify(self._heap)
+        return dropped
+
+    def state(self) -> bytes:
+        """All entries, sorted, as msgpack."""
+        return msgspec.msgpack.encode((self._number, sorted(self._heap, key=lambda entry: entry[:3])))
+
+    def load(self, data: bytes) -> None:
+        """The inverse of `state`."""
+        self._number, entries = msgspec.msgpack.decode(data, type=tuple[int, list[Entry]])
+        self._heap = list(entries)

@@ -1,0 +1,422 @@
+"""The label join: shown items wait for what their users do, and become examples, each exactly once.
+
+Times are event times (ms) as released by the hold, so the wall clock has no part. The rules are those of
+docs/joins-and-delays.md. It neither reads the log nor computes z, and leaves learning to `learner.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.gate import Gate
+from trainer.gate_stats import BUCKETS, SHORT, TAUS_MS
+from trainer.hold import NEGATIVE, PURCHASE, RETRY, Hold
+from trainer.learner import EXAMPLE, Learner, Scored
+from trainer.rings import Ring
+
+CLICK, BOUGHT = 1, 4  # behaviour codes: every one from CLICK to BOUGHT implies a click
+JOIN_WAIT_MS = 5_000
+LEAD = 0.05  # logits
+CLICKED_MEMORY = 256  # clicks
+OPEN, REJECTED, ACCEPTED = range(3)  # no label yet; learned as a negative; as a positive
+
+SHOWN = np.dtype(
+    [("item", "<u8"), ("category", "<u8"), ("ranking", "<i8"), ("position", "<i2"), ("control", "?")]
+)
+PENDING = np.dtype(
+    [("item", "<u8"), ("category", "<u8"), ("hash", "<u8"), ("t", "<i8"), ("shown", "<i8"),
+     ("offset", "<i8"), ("control", "?")]
+)  # fmt: skip
+LABEL = np.dtype([("scored", "<f8"), ("cut", "<i8"), ("state", "u1"), ("untaught", "?")])
+RANKING = np.dtype(
+    [("hash", "<u8"), ("t", "<i8"), ("first", "<i8"), ("n", "<i8"), ("offset", "<i8"), ("deadline", "<i8"),
+     ("surface", "u1")]
+)  # fmt: skip
+NO_COLUMNS = np.dtype([("unused", "u1")])
+
+
+@dataclass(frozen=True)
+class JoinRules:
+    """Windows in ms and bounds in rows (see `service/settings.py`)."""
+
+    negative_after: int = 30_000
+    click_window: int = 600_000
+    purchase_wait: int = 1_800_000
+    purchase_window: int = 86_400_000
+    hold: int = 5_000
+    capacity: int = 200_000
+    clicks: int = 50_000
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The items of one `ranking`: keys u64[n], categories u64[n], positions i16[n], z f16[n, d].
+
+    hash: of tenant and id; offset: of its event; waiting: its served record may still come."""
+
+    hash: int
+    t: int
+    offset: int
+    surface: int
+    items: NDArray[np.uint64]
+    categories: NDArray[np.uint64]
+    positions: NDArray[np.int16]
+    z: NDArray[np.float16]
+    control: bool = False
+    waiting: bool = False
+
+
+@dataclass
+class Join:
+    """Rings of shown items and of clicks, and the rules that label them. `taught(offset)` says whether
+    what the event at `offset` showed may move the weights."""
+
+    d: int
+    rules: JoinRules
+    learner: Learner
+    gate: Gate
+    hold: Hold
+    taught: Callable[[int], bool]
+    counts: dict[str, int] = field(default_factory=dict)
+    cut: int = 0
+    defer: bool = True  # early clicks wait for the negatives of their ranking (see `lead`)
+
+    def __post_init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all that waits (another base: its inputs are none of the new one's)."""
+        rules = self.rules
+        self.shown = Ring(rules.capacity, SHOWN, LABEL, self.d)
+        self.rankings = Ring(rules.capacity, RANKING, NO_COLUMNS, 0)
+        self.clicks = Ring(rules.clicks, PENDING, LABEL, self.d)
+        self._ranking_of: dict[int, int] = {}
+        self._first_ranking = 0
+        self._clicked = np.zeros(self.d)  # running mean of clicked inputs
+        self._click_of: dict[tuple[int, int], int] = {}
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Add to a counter of the status."""
+        if n:
+            self.counts[name] = self.counts.get(name, 0) + n
+
+    # what is shown
+
+    def show(self, shown: Shown) -> None:
+        """Take the items of a ranking; the oldest rows make place, decided as they then are."""
+        if shown.hash in self._ranking_of:
+            self.count("repeated_rankings")
+            return
+        n = min(len(shown.items), self.rules.capacity)
+        self.count("oversized", len(shown.items) - n)
+        self._evict(n)
+        rank = self.rankings.next
+        deadline = shown.t + JOIN_WAIT_MS if shown.waiting else 0
+        row = (shown.hash, shown.t, self.shown.next, n, shown.offset, deadline, shown.surface)
+        self.rankings.fixed[self.rankings.append(1)[0]] = row
+        self._ranking_of[shown.hash] = rank
+        slots = self.shown.append(n)
+        fixed = self.shown.fixed
+        fixed["item"][slots], fixed["category"][slots] = shown.items[:n], shown.categories[:n]
+        fixed["ranking"][slots], fixed["position"][slots] = rank, shown.positions[:n]
+        fixed["control"][slots] = shown.control
+        self.shown.live["scored"][slots] = np.nan
+        self.shown.z[slots] = shown.z[:n]
+        self.hold.push(shown.t + self.rules.negative_after, NEGATIVE, rank)
+        self.count("shown", n)
+
+    def replace(self, ranking: int, z: NDArray[np.float16], t: int) -> bool:
+        """The served record of a waiting ranking came, at time t: its inputs replace those made here.
+
+        z: f16 (n, d), rows of nan where the record has no such item. False when it is too late."""
+        rank = self._ranking_of.get(ranking)
+        if rank is None or self.rankings.fixed["first"][rank % self.rules.capacity] < self.shown.oldest:
+            return False
+        row = self.rankings.fixed[rank % self.rules.capacity]
+        slots = self.shown.slots(int(row["first"]), int(row["n"]))
+        deadline = int(row["deadline"])
+        if not deadline or t > deadline or (self.shown.live["state"][slots] != OPEN).any():
+            self.count("served_late")
+            return False
+        have = ~np.isnan(z[:, 0])
+        self.shown.z[slots[have]] = z[have]
+        self.shown.rewrite(slots)
+        row["deadline"] = 0
+        self.rankings.rewrite(np.array([rank % self.rules.capacity]))
+        return True
+
+    def waiting(self, ranking: int) -> tuple[NDArray[np.uint64], NDArray[np.int16], int] | None:
+        """Items, positions and surface of a ranking that waits for its served record, by hash."""
+        rank = self._ranking_of.get(ranking)
+        row = None if rank is None else self.rankings.fixed[rank % self.rules.capacity]
+        if row is None or not row["deadline"] or row["first"] < self.shown.oldest:
+            return None
+        slots = self.shown.slots(int(row["first"]), int(row["n"]))
+        return self.shown.fixed["item"][slots], self.shown.fixed["position"][slots], int(row["surface"])
+
+    def _evict(self, n: int) -> None:
+        """Decide the rows that n new ones will overwrite: those still open are negatives now."""
+        ring = self.shown
+        first, end = ring.oldest, ring.next + n - ring.capacity
+        if end <= first:
+            return
+        slots = ring.slots(first, end - first)
+        open_slots = slots[ring.live["state"][slots] == OPEN]
+        self.count("evicted", len(slots))
+        self.count("evicted_open", len(open_slots))
+        while self._first_ranking < self.rankings.next:
+            row = self.rankings.fixed[self._first_ranking % self.rules.capacity]
+            if row["first"] >= end:
+                break
+            at = slots[ring.fixed["ranking"][slots] == self._first_ranking]
+            self._reject(self._first_ranking, at[ring.live["state"][at] == OPEN], int(row["t"]))
+            if row["first"] + row["n"] > end:
+                break
+            self._ranking_of.pop(int(row["hash"]), None)
+            self._first_ranking += 1
+        self._score(slots, ring, "click")
+
+    def _score(self, slots: NDArray[np.int64], ring: Ring, head: str) -> None:
+        """Have negatives scored that wait in a batch, before their rows are taken or corrected."""
+        live = ring.live[slots]
+        if ((live["state"] == REJECTED) & np.isnan(live["scored"])).any():
+            self.learner.heads[head].flush(self.observe)
+
+    # what is done
+
+    def act(self, t: int, ranking: int, item: int, behaviour: int, *, again: bool = False) -> tuple[int, int]:
+        """An interaction that names a ranking (by hash), released at time t.
+
+        Returns (position, surface) of the shown item, (0, 0) where it is not known."""
+        rank = self._ranking_of.get(ranking)
+        slot = None if rank is None else self._slot(rank, item)
+        if rank is None or slot is None:
+            if behaviour == BOUGHT and (ranking, item) in self._click_of:
+                self._buy(t, ranking, item)
+            elif rank is None and not again:
+                self.hold.push(t + JOIN_WAIT_MS, RETRY, (t, ranking, item, behaviour))
+            else:
+                self.count("unjoined" if rank is None else "not_shown")
+            return 0, 0
+        row = self.rankings.fixed[rank % self.rules.capacity]
+        if not again and row["deadline"] and t < row["deadline"] - self.rules.hold:
+            due = int(row["deadline"]) - self.rules.hold
+            self.hold.push(due, RETRY, (t, ranking, item, behaviour))
+        elif not again and self.defer and t < row["t"] + self.rules.negative_after:
+            self.hold.push(int(row["t"]) + self.rules.negative_after, RETRY, (t, ranking, item, behaviour))
+        else:
+            self._label(t, row, slot, item, behaviour)
+        return int(self.shown.fixed["position"][slot]), int(row["surface"])
+
+    def _slot(self, rank: int, item: int) -> int | None:
+        row = self.rankings.fixed[rank % self.rules.capacity]
+        slots = self.shown.slots(int(row["first"]), int(row["n"]))
+        fixed = self.shown.fixed[slots]
+        found = slots[(fixed["item"] == item) & (fixed["ranking"] == rank)]
+        return int(found[0]) if len(found) else None
+
+    def _label(self, t: int, row: np.void, slot: int, item: int, behaviour: int) -> None:
+        if not CLICK <= behaviour <= BOUGHT:
+            return
+        state = self.shown.live["state"][slot]
+        if state != ACCEPTED:
+            if t - row["t"] > self.rules.click_window:
+                self.count("late_clicks")
+                return
+            self._accept_click(t, row, slot)
+        elif behaviour == CLICK:
+            self.count("repeated_clicks")
+        if behaviour == BOUGHT:
+            self._buy(t, int(row["hash"]), item)
+
+    def _accept_click(self, t: int, row: np.void, slot: int) -> None:
+        self._positive("click", self.shown, slot, t, int(row["t"]) + self.rules.negative_after,
+                       self._teaches(int(row["offset"]), int(row["t"])))  # fmt: skip
+        self.count("clicks")
+        if np.isfinite(self.shown.z[slot]).all():
+            self._clicked += (self.shown.z[slot] - self._clicked) / CLICKED_MEMORY
+        oldest = self.clicks.next - self.rules.clicks
+        if oldest >= 0:
+            self._evict_click(oldest)
+        number, at = self.clicks.next, int(self.clicks.append(1)[0])
+        shown = self.shown.fixed[slot]
+        self.clicks.fixed[at] = (
+            shown["item"], shown["category"], row["hash"], t, row["t"], row["offset"], shown["control"]
+        )  # fmt: skip
+        self.clicks.live["scored"][at] = np.nan
+        self.clicks.z[at] = self.shown.z[slot]
+        self._click_of[(int(row["hash"]), int(shown["item"]))] = number
+        self.hold.push(t + self.rules.purchase_wait, PURCHASE, number)
+
+    def _evict_click(self, number: int) -> None:
+        at = number % self.rules.clicks
+        row = self.clicks.fixed[at]
+        if self.clicks.live["state"][at] == OPEN:
+            self._reject_click(number, int(row["t"]))
+            self.count("evicted_clicks")
+        self._score(np.array([at]), self.clicks, "purchase")
+        key = (int(row["hash"]), int(row["item"]))
+        if self._click_of.get(key) == number:
+            del self._click_of[key]
+
+    def _buy(self, t: int, ranking: int, item: int) -> None:
+        number = self._click_of.get((ranking, item))
+        if number is None:
+            self.count("unjoined_purchases")
+            return
+        at = number % self.rules.clicks
+        row = self.clicks.fixed[at]
+        if self.clicks.live["state"][at] == ACCEPTED:
+            self.count("repeated_purchases")
+        elif t - row["t"] > self.rules.purchase_window:
+            self.count("late_purchases")
+        else:
+            teach = self._teaches(int(row["offset"]), int(row["shown"]))
+            self._positive("purchase", self.clicks, at, t, int(row["t"]) + self.rules.purchase_wait, teach)
+            self.count("purchases")
+
+    # labels become examples
+
+    def _teaches(self, offset: int, shown: int) -> bool:
+        return self.gate.teaches(shown) and self.taught(offset)
+
+    def _positive(self, head: str, ring: Ring, slot: int, t: int, since: int, teach: bool) -> None:
+        """A first positive, or one that takes an earlier negative back."""
+        live = ring.live
+        corrects = live["state"][slot] == REJECTED
+        self._score(np.array([slot]), ring, head)
+        scored = float(live["scored"][slot]) if corrects else np.nan
+        teach = teach and not live["untaught"][slot]
+        back = scored if corrects and teach else 0.0
+        of = ring.fixed[slot]
+        row = (-1, t, of["category"], 1.0, back, scored, since, of["control"], teach)
+        live["state"][slot] = ACCEPTED
+        ring.touch(slot)
+        self.learner.heads[head].add(ring.z[slot : slot + 1], np.array([row], EXAMPLE), self.observe)
+        self.count("corrected" if corrects else "positives")
+
+    def fire(self, due: int, kind: int, payload: Any) -> None:
+        """A timer of this join is due."""
+        if kind == NEGATIVE:
+            self._due_negatives(due, int(payload))
+        elif kind == PURCHASE:
+            at = payload % self.rules.clicks
+            if payload >= self.clicks.oldest and self.clicks.live["state"][at] == OPEN:
+                self._reject_click(int(payload), due)
+        elif kind == RETRY:
+            t, ranking, item, behaviour = payload
+            self.act(int(t), ranking, item, behaviour, again=True)
+
+    def _due_negatives(self, due: int, rank: int) -> None:
+        if rank < self._first_ranking:
+            return
+        row = self.rankings.fixed[rank % self.rules.capacity]
+        if row["deadline"] and due < row["deadline"] - self.rules.hold:
+            self.hold.push(int(row["deadline"]) - self.rules.hold, NEGATIVE, rank)
+            return
+        slots = self.shown.slots(int(row["first"]), int(row["n"]))
+        still = (self.shown.live["state"][slots] == OPEN) & (self.shown.fixed["ranking"][slots] == rank)
+        self._reject(rank, slots[still], due)
+
+    def _reject(self, rank: int, slots: NDArray[np.int64], t: int) -> None:
+        """Shown and not clicked by time t: negatives, all of one ranking."""
+        if not len(slots):
+            return
+        row = self.rankings.fixed[rank % self.rules.capacity]
+        self._negatives("click", self.shown, slots, t, self._teaches(int(row["offset"]), int(row["t"])))
+
+    def _reject_click(self, number: int, t: int) -> None:
+        at = number % self.rules.clicks
+        row = self.clicks.fixed[at]
+        teach = self._teaches(int(row["offset"]), int(row["shown"]))
+        self._negatives("purchase", self.clicks, np.array([at]), t, teach)
+
+    def _negatives(self, head: str, ring: Ring, slots: NDArray[np.int64], t: int, teach: bool) -> None:
+        rows = np.zeros(len(slots), EXAMPLE)
+        rows["seq"], rows["t"], rows["since"] = slots, t, t
+        rows["category"], rows["control"] = ring.fixed["category"][slots], ring.fixed["control"][slots]
+        rows["scored"], rows["teach"] = np.nan, teach
+        ring.live["state"][slots] = REJECTED
+        ring.live["cut"][slots] = self.cut
+        ring.live["untaught"][slots] = not teach
+        ring.live["scored"][slots] = np.nan
+        ring.touch(slots)
+        sound = np.isfinite(ring.z[slots]).all(axis=1)
+        ring.live["scored"][slots[~sound]] = 0.0
+        ring.live["untaught"][slots[~sound]] = True
+        self.learner.heads[head].add(ring.z[slots], rows, self.observe)
+        self.count(f"negatives_{head}", len(slots))
+
+    def observe(self, scored: Scored) -> None:
+        """A batch was scored: the gate looks at it, negatives keep p, to be taken back if a click comes."""
+        self.gate.observe(scored)
+        ring = self.shown if scored.head == "click" else self.clicks
+        kept = scored.rows["seq"] >= 0
+        slots = scored.rows["seq"][kept]
+        mine = np.isnan(ring.live["scored"][slots])
+        p = 1.0 / (1.0 + np.exp(-scored.live[kept]))
+        ring.live["scored"][slots[mine]] = p[mine]
+        ring.touch(slots)
+
+    def begin(self, cut: int) -> None:
+        """Start of a cut. Clicks come up to 30 s before the negatives of the same rankings; where that lead
+        would move logits by more than LEAD (little learned yet, many clicks), clicks wait for their negatives."""
+        self.cut = cut
+        clicks = self.gate.stats.flow[SHORT, 0, BUCKETS] * self.rules.negative_after / TAUS_MS[SHORT]
+        kalman = self.learner.heads["click"].kalman
+        step = float(self._clicked @ kalman.covariance @ self._clicked)
+        self.defer = bool(kalman.rate * step * clicks > LEAD)
+
+    def undo_after(self, cut: int) -> None:
+        """The weights went back to those of `cut`: negatives learned since are in no mean any more."""
+        for ring in (self.shown, self.clicks):
+            slots = ring.slots(ring.oldest, ring.next - ring.oldest)
+            lost = slots[(ring.live["state"][slots] == REJECTED) & (ring.live["cut"][slots] > cut)]
+            ring.live["untaught"][lost] = True
+            ring.touch(lost)
+
+    # chunks
+
+    def _rings(self) -> dict[str, Ring]:
+        return {"shown": self.shown, "rankings": self.rankings, "clicks": self.clicks}
+
+    def chunk_names(self) -> list[str]:
+        """All chunks that exist."""
+        rings = self._rings().items()
+        return ["counts", *(f"{name}/{part}" for name, ring in rings for part in ring.chunk_names())]
+
+    def changed_chunks(self) -> dict[str, bytes]:
+        """Chunks changed since `mark_clean`."""
+        scalars = (self._first_ranking, self._clicked.tolist(), sorted(self.counts.items()))
+        found = {"counts": msgspec.msgpack.encode(scalars)}
+        for name, ring in self._rings().items():
+            found.update({f"{name}/{part}": data for part, data in ring.changed_chunks().items()})
+        return found
+
+    def mark_clean(self) -> None:
+        """What `changed_chunks` gave is stored."""
+        for ring in self._rings().values():
+            ring.mark_clean()
+
+    def restore(self, chunks: Mapping[str, bytes]) -> None:
+        """Become the join that all of these chunks were taken from."""
+        self.clear()
+        for name, ring in self._rings().items():
+            start = f"{name}/"
+            mine = [part for part in chunks if part.startswith(start)]
+            ring.restore({part.removeprefix(start): chunks[part] for part in mine})
+        form = tuple[int, list[float], list[tuple[str, int]]]
+        self._first_ranking, clicked, counts = msgspec.msgpack.decode(chunks["counts"], type=form)
+        self._clicked = np.array(clicked)
+        self.counts = dict(counts)
+        for rank in range(self._first_ranking, self.rankings.next):
+            self._ranking_of[int(self.rankings.fixed["hash"][rank % self.rules.capacity])] = rank
+        for number in range(self.clicks.oldest, self.clicks.next):
+            row = self.clicks.fixed[number % self.rules.clicks]
+            self._click_of[(int(row["hash"]), int(row["item"]))] = number

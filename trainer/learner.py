@@ -1,0 +1,131 @@
+"""The two heads that learn: examples are scored first, by the live and the frozen weights, then learned.
+
+It fills micro-batches whose bounds depend on the order of the examples alone. It knows no labels' rules
+(`trainer/join.py`) and judges nothing (`trainer/gate.py` sees every scored batch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.last_layer import logits, sigmoid
+from service.weight_version import HEADS
+from trainer.kalman import BATCH, KalmanHead
+
+Floats = NDArray[np.float64]
+Prior = Mapping[str, tuple[Floats, Floats]]
+
+EXAMPLE = np.dtype(
+    [
+        ("seq", "<i8"),  # the row of the join that this example speaks of
+        ("t", "<i8"),  # ms, when its label was decided
+        ("category", "<u8"),
+        ("label", "<f8"),
+        ("back", "<f8"),  # residual of an earlier negative, taken back from the mean
+        ("scored", "<f8"),  # live p when first scored; nan for a first label
+        ("since", "<i8"),  # ms, when first scored
+        ("control", "?"),  # shown by the frozen prior (control arm)
+        ("teach", "?"),  # moves the weights; otherwise only watched
+    ]
+)
+"""One row an example. A correction (a click after the negative was learned) has `scored` ≥ 0."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A batch as it was scored before it was learned: logits f64[n] of the live and the frozen weights."""
+
+    head: str
+    rows: NDArray[np.void]
+    live: Floats
+    frozen: Floats
+
+
+class HeadLearner:
+    """One head: its filter, its frozen prior, and the examples that wait for a full batch."""
+
+    def __init__(self, head: str, prior: Prior, bounds: NDArray[np.int64], noise: float, rate: float) -> None:
+        """bounds: terms of the last layer (`service.last_layer.term_bounds`)."""
+        mean, covariance = prior[head]
+        self.head = head
+        self.kalman = KalmanHead(mean, covariance, noise=noise, rate=rate)
+        self.frozen = np.array(mean, np.float64)
+        self.poisoned = 0
+        self._bounds = bounds
+        self._z = np.zeros((self.kalman.d, BATCH), np.float32)
+        self._rows = np.zeros(BATCH, EXAMPLE)
+        self._n = 0
+
+    def add(self, z: NDArray[np.float16], rows: NDArray[np.void], observe: Callable[[Scored], None]) -> None:
+        """Take examples in order: z f16 (n, d), rows of EXAMPLE (n,). Rows with a z that is not finite are
+        dropped and counted. `observe` is called with each batch that fills up."""
+        sound = np.isfinite(z).all(axis=1)
+        if not sound.all():
+            self.poisoned += int(len(z) - sound.sum())
+            z, rows = z[sound], rows[sound]
+        start = 0
+        while start < len(rows):
+            take = min(BATCH - self._n, len(rows) - start)
+            self._z[:, self._n : self._n + take] = z[start : start + take].T
+            self._rows[self._n : self._n + take] = rows[start : start + take]
+            self._n += take
+            start += take
+            if self._n == BATCH:
+                self.flush(observe)
+
+    def flush(self, observe: Callable[[Scored], None]) -> None:
+        """Score and learn what waits, a full batch or not."""
+        n, self._n = self._n, 0
+        if n == 0:
+            return
+        rows, z_t = self._rows[:n].copy(), np.ascontiguousarray(self._z[:, :n])
+        live, frozen = logits(z_t, np.stack([self.kalman.mean, self.frozen]), self._bounds)
+        observe(Scored(self.head, rows, live, frozen))
+        p = sigmoid(live)
+        residual = np.where(rows["teach"], rows["label"] - p + rows["back"], 0.0)
+        first = rows["teach"] & np.isnan(rows["scored"])
+        self.kalman.advance(int(rows["t"][-1]))
+        self.kalman.learn(z_t.T.astype(np.float64), residual, np.where(first, p * (1.0 - p), 0.0))
+
+    @property
+    def waiting(self) -> int:
+        """Examples in the batch that is not full yet."""
+        return self._n
+
+
+class Learner:
+    """Both heads around the prior of one base."""
+
+    def __init__(self, prior: Prior, bounds: NDArray[np.int64], *, noise: float, rate: float) -> None:
+        self.heads = {head: HeadLearner(head, prior, bounds, noise, rate) for head in HEADS}
+
+    def flush(self, observe: Callable[[Scored], None]) -> None:
+        """End of a cut: nothing waits beyond it."""
+        for head in self.heads.values():
+            head.flush(observe)
+
+    def means(self) -> dict[str, Floats]:
+        """Copies of the live weights of both heads, f64[d]."""
+        return {name: head.kalman.mean.copy() for name, head in self.heads.items()}
+
+    def priors(self) -> dict[str, Floats]:
+        """The frozen weights of both heads, f64[d]."""
+        return {name: head.frozen.copy() for name, head in self.heads.items()}
+
+    def set_means(self, means: Mapping[str, Floats]) -> None:
+        """Put weights back (a rollback): covariances stay."""
+        for name, mean in means.items():
+            self.heads[name].kalman.mean = np.array(mean, np.float64)
+
+    def chunks(self) -> dict[str, bytes]:
+        """State of both filters; valid between cuts, when nothing waits."""
+        return {name: head.kalman.state() for name, head in self.heads.items()}
+
+    def restore(self, chunks: Mapping[str, bytes]) -> None:
+        """The inverse of `chunks`."""
+        for name, head in self.heads.items():
+            head.kalman.load(chunks[name])
