@@ -7,6 +7,7 @@ form, which only `to_bytes` writes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal
 
@@ -119,7 +120,9 @@ def event_key(event: Event) -> str:
         return event.item
     if isinstance(event, UserEvent | IdentifyEvent):
         return event.user
-    first = event.item if isinstance(event, InteractionEvent) else event.items[0].id if event.items else event.id
+    first = (
+        event.item if isinstance(event, InteractionEvent) else event.items[0].id if event.items else event.id
+    )
     return event.user or event.session or first
 
 
@@ -128,7 +131,9 @@ def event_hash(event: Event) -> int:
     return text_key("event", f"{event.tenant}\0{event_kind(event)}\0{event.id}") >> 1 or 1
 
 
-def parse_event(raw: bytes | str | dict[str, Any], *, tenant: str = "default", now_ms: int | None = None) -> Event:
+def parse_event(
+    raw: bytes | str | dict[str, Any], *, tenant: str = "default", now_ms: int | None = None
+) -> Event:
     """One event of the dialect, normalised.
 
     `now_ms` (the receiving clock) refuses timestamps more than an hour ahead; None does not (replay, files).
@@ -176,7 +181,11 @@ def _or_error(line: bytes) -> dict[str, Any] | InvalidEvent:
 
 
 def _object(entry: Any) -> dict[str, Any] | InvalidEvent:
-    return entry if isinstance(entry, dict) else InvalidEvent("an event is a JSON object", value=_cut(repr(entry)))
+    return (
+        entry
+        if isinstance(entry, dict)
+        else InvalidEvent("an event is a JSON object", value=_cut(repr(entry)))
+    )
 
 
 def _cut(text: bytes | str) -> str:
@@ -201,7 +210,9 @@ def _text_id(value: Any, field: str) -> str:
     if type(value) is int:
         value = str(value)
     if type(value) is not str:
-        raise InvalidEvent("an ID is a string", field=field, value=value, hint="send a string of 1 to 256 bytes")
+        raise InvalidEvent(
+            "an ID is a string", field=field, value=value, hint="send a string of 1 to 256 bytes"
+        )
     if value.isascii():
         size = len(value)
     else:
@@ -210,14 +221,18 @@ def _text_id(value: Any, field: str) -> str:
         except UnicodeEncodeError as error:
             raise InvalidEvent("an ID must be valid UTF-8", field=field, hint="no lone surrogates") from error
     if not 1 <= size <= MAX_ID_BYTES:
-        raise InvalidEvent(f"an ID has 1 to 256 bytes, not {size}", field=field, value=value, hint="shorten or hash it")
+        raise InvalidEvent(
+            f"an ID has 1 to 256 bytes, not {size}", field=field, value=value, hint="shorten or hash it"
+        )
     return value
 
 
 def _id(raw: dict[str, Any], name: str, path: str = "") -> str:
     value = raw.get(name)
     if value is None:
-        raise InvalidEvent(f"{path}{name} is missing", field=path + name, hint="every event of this kind needs it")
+        raise InvalidEvent(
+            f"{path}{name} is missing", field=path + name, hint="every event of this kind needs it"
+        )
     return _text_id(value, path + name)
 
 
@@ -251,7 +266,9 @@ def _milliseconds(value: Any) -> int:
         if type(value) is str and value.isascii():
             return _from_text(value)
     except (ValueError, OverflowError) as error:
-        raise InvalidEvent(f"not a time: {error}", field="timestamp", value=_cut(value), hint=_ZONE_HINT) from error
+        raise InvalidEvent(
+            f"not a time: {error}", field="timestamp", value=_cut(value), hint=_ZONE_HINT
+        ) from error
     raise InvalidEvent("not a time", field="timestamp", value=_cut(repr(value)), hint=_ZONE_HINT)
 
 
@@ -271,7 +288,9 @@ def _fields(raw: dict[str, Any], path: str = "", *, nulls: bool = False) -> Fiel
     if isinstance(given, list):
         given = dict(_pair(entry, f"{path}fields[{i}]") for i, entry in enumerate(given[: MAX_FIELDS + 1]))
     if not isinstance(given, dict):
-        raise InvalidEvent("fields is a list of {name, value}", field=f"{path}fields", value=_cut(repr(given)))
+        raise InvalidEvent(
+            "fields is a list of {name, value}", field=f"{path}fields", value=_cut(repr(given))
+        )
     if len(given) > MAX_FIELDS:
         raise InvalidEvent(f"at most {MAX_FIELDS} fields", field=f"{path}fields", value=len(given))
     for name, value in given.items():
@@ -293,7 +312,7 @@ def _pair(entry: Any, path: str) -> tuple[str, Any]:
 def _is_value(value: Any) -> bool:
     kind = type(value)
     if kind is str:
-        return value.isascii() or _encodes(value)
+        return bool(value.isascii()) or _encodes(value)
     if kind is float:
         return math.isfinite(value)
     if kind is int:
@@ -331,7 +350,13 @@ def _item(raw: dict[str, Any], id: str, timestamp: int, tenant: str) -> ItemEven
     op = _choice(raw, "op", ("patch", "replace", "delete"))
     fields = _fields(raw, nulls=op == "patch")
     return ItemEvent(
-        id=id, timestamp=timestamp, tenant=tenant, item=_id(raw, "item"), op=op, fields=fields, available=available
+        id=id,
+        timestamp=timestamp,
+        tenant=tenant,
+        item=_id(raw, "item"),
+        op=op,
+        fields=fields,
+        available=available,
     )
 
 
@@ -352,10 +377,14 @@ def _shown(entry: Any, place: int) -> ShownItem:
     if isinstance(entry, str | int) and not isinstance(entry, bool):
         entry = {"id": entry}
     if not isinstance(entry, dict):
-        raise InvalidEvent("a shown item is {id, position?, slot?, fields?}", field=path[:-1], value=_cut(repr(entry)))
+        raise InvalidEvent(
+            "a shown item is {id, position?, slot?, fields?}", field=path[:-1], value=_cut(repr(entry))
+        )
     position = entry.get("position", place + 1)
     if type(position) is not int or not 1 <= position <= 1_000_000:
-        raise InvalidEvent("a position is a whole number from 1", field=path + "position", value=_cut(repr(position)))
+        raise InvalidEvent(
+            "a position is a whole number from 1", field=path + "position", value=_cut(repr(position))
+        )
     slot = _choice(entry, "slot", ("organic", "pinned", "sponsored"), path)
     return ShownItem(id=_id(entry, "id", path), position=position, slot=slot, fields=_fields(entry, path))
 
@@ -395,7 +424,7 @@ def _interaction(raw: dict[str, Any], id: str, timestamp: int, tenant: str) -> I
     )
 
 
-_BUILDERS: dict[str, Any] = {
+_BUILDERS: dict[str, Callable[[dict[str, Any], str, int, str], Event]] = {
     "item": _item,
     "user": _user,
     "identify": _identify,

@@ -107,7 +107,11 @@ class HashWindow:
         first, after = (int(x) for x in np.frombuffer(chunks["window"], "<i8"))
         names = range(first // ENTRIES_A_CHUNK, -(-after // ENTRIES_A_CHUNK)) if after > first else range(0)
         parts = [np.frombuffer(chunks[f"entries-{i}"], _ENTRY) for i in names]
-        entries = np.concatenate([np.zeros(0, _ENTRY), *parts])[first - after :] if after > first else np.zeros(0, _ENTRY)
+        entries = (
+            np.concatenate([np.zeros(0, _ENTRY), *parts])[first - after :]
+            if after > first
+            else np.zeros(0, _ENTRY)
+        )
         self._allocate(min(max(1_024, len(entries)), self.max_entries))
         self._first = self._next = first
         self._extend(entries)

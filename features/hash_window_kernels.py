@@ -12,19 +12,19 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def find(table: I64, keys: U64, capacity: int, key: Any) -> int:
     """Sequence number of `key`, or -1."""
     mask = np.uint64(table.shape[0] - 1)
     at = key & mask
     while table[at] >= 0:
         if keys[table[at] % capacity] == key:
-            return table[at]  # type: ignore[no-any-return]
+            return table[at]
         at = (at + np.uint64(1)) & mask
     return -1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def insert(table: I64, keys: U64, capacity: int, sequence: int, key: Any) -> None:
     """Enter a key that is not there."""
     mask = np.uint64(table.shape[0] - 1)
@@ -34,7 +34,7 @@ def insert(table: I64, keys: U64, capacity: int, sequence: int, key: Any) -> Non
     table[at] = sequence
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def remove_first(table: I64, keys: U64, capacity: int, sequence: int) -> None:
     """Take out the entry of `sequence`, moving later ones of its run back (no tombstones)."""
     mask = np.uint64(table.shape[0] - 1)

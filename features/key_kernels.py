@@ -12,7 +12,7 @@ U64 = npt.NDArray[np.uint64]
 I32 = npt.NDArray[np.int32]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def find(table: I32, keys: U64, key: Any) -> Any:
     """Place in `table` of `key`, or the free place where it belongs. `table` is a power of two long."""
     mask = np.uint64(table.shape[0] - 1)
@@ -22,14 +22,14 @@ def find(table: I32, keys: U64, key: Any) -> Any:
     return at
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def get_many(table: I32, keys: U64, wanted: U64, out: I32) -> None:
     """out[i] = slot of wanted[i], or -1."""
     for i in range(wanted.shape[0]):
         out[i] = table[find(table, keys, wanted[i])]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def intern_many(table: I32, keys: U64, n: int, limit: int, wanted: U64, out: I32) -> int:
     """Slots of `wanted`, new ones numbered from n in order; -1 from `limit` on. Returns the new count."""
     for i in range(wanted.shape[0]):
@@ -44,7 +44,7 @@ def intern_many(table: I32, keys: U64, n: int, limit: int, wanted: U64, out: I32
     return n
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def rehash(table: I32, keys: U64, n: int) -> None:
     """Fill an empty (-1) table with slots 0 … n-1."""
     for slot in range(n):

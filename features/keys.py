@@ -68,9 +68,7 @@ class KeyIndex:
         for start in range(0, len(keys), 1 << 20):
             part = slice(start, start + (1 << 20))
             self._reserve(self._n + len(keys[part]))
-            self._n = int(
-                intern_many(self._table, self._keys, self._n, self.capacity, keys[part], out[part])
-            )
+            self._n = int(intern_many(self._table, self._keys, self._n, self.capacity, keys[part], out[part]))
         self.refused += int(np.count_nonzero(out < 0))
         return out
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -92,7 +92,10 @@ def decode_token(token: str) -> Offsets:
             raise ValueError("not a map of offsets")
     except (ValueError, binascii.Error) as error:
         raise InvalidInput(
-            f"not a token: {error}", field="after", value=token, hint="send the `token` of /v1/events as it came"
+            f"not a token: {error}",
+            field="after",
+            value=token,
+            hint="send the `token` of /v1/events as it came",
         ) from error
     return found
 
@@ -156,9 +159,12 @@ class ServedRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         return np.frombuffer(self.scores, "<f4")
 
 
-def _versioned(decode: Any, body: bytes, kind: type[Any], name: str) -> Any:
+_Versioned = TypeVar("_Versioned", "Cut", "ServedRecord")
+
+
+def _versioned(decode: Any, body: bytes, kind: type[_Versioned], name: str) -> _Versioned:
     try:
-        found = decode(body, type=kind)
+        found: _Versioned = decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise LogError(f"not a {name}: {error}", hint="it goes to the dead-letter stream") from error
     if found.v > VERSION:

@@ -73,7 +73,10 @@ class Schema:
         _refuse_unknown(spec, ("schema", "fields", "behaviours", "languages"), "schema")
         if spec.get("schema") != 1:
             raise SchemaError(
-                "this code reads schema version 1", field="schema", value=spec.get("schema"), hint="set `schema: 1`"
+                "this code reads schema version 1",
+                field="schema",
+                value=spec.get("schema"),
+                hint="set `schema: 1`",
             )
         fields = [_field(entry, i) for i, entry in enumerate(_list(spec, "fields"))]
         self.title = _role(fields, "title")
@@ -85,11 +88,16 @@ class Schema:
         )
         if len(self.numeric) > MAX_NUMERIC:
             raise SchemaError(
-                f"at most {MAX_NUMERIC} numeric fields", field="fields", value=len(self.numeric), hint="drop some"
+                f"at most {MAX_NUMERIC} numeric fields",
+                field="fields",
+                value=len(self.numeric),
+                hint="drop some",
             )
         names = [field.name for field in self.numeric]
         if len(set(names)) < len(names):
-            raise SchemaError("two numeric fields have one name", field="fields", value=names, hint="rename one")
+            raise SchemaError(
+                "two numeric fields have one name", field="fields", value=names, hint="rename one"
+            )
         self.behaviours = _behaviours(spec.get("behaviours", DEFAULT["behaviours"]))
         self.languages: tuple[str, ...] = tuple(str(name) for name in spec.get("languages", ["en"]))
         self._fields = fields
@@ -143,7 +151,9 @@ class Schema:
 def _refuse_unknown(entry: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for name in entry:
         if name not in known:
-            raise SchemaError(f"unknown key in the schema; known: {', '.join(known)}", field=where, value=name)
+            raise SchemaError(
+                f"unknown key in the schema; known: {', '.join(known)}", field=where, value=name
+            )
 
 
 def _list(spec: dict[str, Any], name: str) -> list[Any]:
@@ -195,7 +205,9 @@ def _behaviours(spec: Any) -> dict[str, int]:
     for name, kinds in spec.items():
         if name not in BEHAVIOURS or not isinstance(kinds, list):
             raise SchemaError(
-                f"behaviours map {', '.join(BEHAVIOURS)} to lists of types", field=f"behaviours.{name}", value=kinds
+                f"behaviours map {', '.join(BEHAVIOURS)} to lists of types",
+                field=f"behaviours.{name}",
+                value=kinds,
             )
         for kind in kinds:
             if codes.setdefault(str(kind), BEHAVIOURS[name]) != BEHAVIOURS[name]:

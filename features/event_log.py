@@ -1,0 +1,114 @@
+"""The event log: the protocol, and which implementation a URL names. It knows no event and no client.
+
+Whatever is accepted, served or cut is a record of a stream; consumers keep their own offsets. The embedded log lies in
+`features/event_log_file.py`; a networked twin adds a file and a scheme here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from features.errors import LogError
+from features.records import NewRecord, Offsets, Record, Stream
+
+Clock = Callable[[], int]
+
+
+def system_clock() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class LogSettings(Protocol):
+    """The settings that a log reads (`service/settings.py`)."""
+
+    @property
+    def data_dir(self) -> Path: ...
+    @property
+    def durable(self) -> str: ...
+    @property
+    def event_retention_days(self) -> float: ...
+    @property
+    def served_retention_hours(self) -> float: ...
+    @property
+    def log_max_bytes(self) -> int: ...
+    @property
+    def dedup_hours(self) -> float: ...
+    @property
+    def dedup_ids(self) -> int: ...
+
+
+class EventLog(Protocol):
+    """Streams of records in partitions; usable from several threads and, embedded, from several processes."""
+
+    def append(self, stream: Stream, records: Sequence[NewRecord]) -> list[int | None]:
+        """Append in one transaction and return once it survives `kill -9`: each record's offset, None for a duplicate.
+
+        A record with an `id_hash` that the stream `event` holds already (24 h or 1M ids) is a duplicate. Raises LogError.
+        """
+
+    def read(
+        self, stream: Stream, start: int, limit: int = 10_000, partition: int = 0, max_bytes: int = 64 << 20
+    ) -> list[Record]:
+        """Records from offset `start` on in offset order; empty at the end. Raises OffsetLost before the first offset."""
+
+    def get(self, stream: Stream, offset: int, partition: int = 0) -> Record | None:
+        """One record, or None where it is not (any more)."""
+
+    def end_offsets(self) -> Offsets:
+        """The offset that the next record of each stream/partition gets."""
+
+    def start_offsets(self) -> Offsets:
+        """The lowest offset that can still be read."""
+
+    def blank_user(self, tenant: str, user: str) -> int:
+        """Replace her records' content (kind `blank`); offsets stay. Returns how many."""
+
+    def retain(self, now: int, keep: Offsets) -> Mapping[str, int]:
+        """Drop what is older than retention and thin `served` beyond the size bound, never at or past `keep`.
+
+        Returns counts: expired_<stream>, thinned_served, bytes.
+        """
+
+    def sync(self) -> None:
+        """Return once everything appended survives a power loss."""
+
+    def close(self) -> None:
+        """Release files and threads."""
+
+
+def open_log(settings: LogSettings | Path, clock: Clock = system_clock) -> EventLog:
+    """The log of a data directory (a path: with default limits). Raises LogError with what to do."""
+    from features.event_log_file import EmbeddedEventLog, LogLimits
+
+    if isinstance(settings, Path):
+        return EmbeddedEventLog(settings, LogLimits(), clock)
+    limits = LogLimits(
+        fsync=settings.durable == "fsync",
+        event_age_ms=int(settings.event_retention_days * 86_400_000),
+        served_age_ms=int(settings.served_retention_hours * 3_600_000),
+        max_bytes=settings.log_max_bytes,
+        dedup_age_ms=int(settings.dedup_hours * 3_600_000),
+        dedup_ids=settings.dedup_ids,
+    )
+    return EmbeddedEventLog(settings.data_dir, limits, clock)
+
+
+def dead_letter(
+    log: EventLog, source: str, offset: int | None, reason: str, raw: bytes, tenant: str, now: int
+) -> None:
+    """Put what could not be read on the stream `dead-letter`, with where it came from and why. Raises LogError."""
+    import orjson
+
+    body = {
+        "source": source,
+        "offset": offset,
+        "reason": reason[:1_000],
+        "raw": raw[:8_192].decode("utf-8", "replace"),
+    }
+    if not tenant:
+        raise LogError("a dead letter needs a tenant")
+    log.append("dead-letter", [NewRecord("dead-letter", tenant, now, source, orjson.dumps(body))])
