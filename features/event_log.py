@@ -45,15 +45,15 @@ class EventLog(Protocol):
     """Streams of records in partitions; usable from several threads and, embedded, from several processes."""
 
     def append(self, stream: Stream, records: Sequence[NewRecord]) -> list[int | None]:
-        """Append in one transaction and return once it survives `kill -9`: each record's offset, None for a duplicate.
+        """Append in one transaction and return once it survives `kill -9`: offsets, None for a duplicate.
 
-        A record with an `id_hash` that the stream `event` holds already (24 h or 1M ids) is a duplicate. Raises LogError.
+        A record whose `id_hash` the stream `event` holds already (24 h or 1M ids) is a duplicate. Raises LogError.
         """
 
     def read(
         self, stream: Stream, start: int, limit: int = 10_000, partition: int = 0, max_bytes: int = 64 << 20
     ) -> list[Record]:
-        """Records from offset `start` on in offset order; empty at the end. Raises OffsetLost before the first offset."""
+        """Records from offset `start` on, in order; empty at the end. Raises OffsetLost before the first offset."""
 
     def get(self, stream: Stream, offset: int, partition: int = 0) -> Record | None:
         """One record, or None where it is not (any more)."""

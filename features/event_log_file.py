@@ -1,4 +1,4 @@
-"""The embedded event log: two SQLite files in WAL mode, log.db (event, served, dead-letter) and trainer.db (cut, control).
+"""The embedded event log: SQLite files in WAL mode, log.db (event, served, dead-letter), trainer.db (cut, control).
 
 A commit survives `kill -9`; with `fsync` also power loss, else a thread makes all of it durable once a second.
 Appends of many threads share a transaction (group commit); several processes may append, each in its turn.
@@ -314,8 +314,10 @@ class EmbeddedEventLog:
             for at in range(0, end, _BLANK_STEP):
                 with file._lock, file.transaction() as w:
                     blanked += w.execute(
-                        f"UPDATE {_table(stream)} SET kind = 'blank', key = '', body = ? WHERE offset >= ? AND offset < ?"
-                        " AND tenant = ? AND key = ? AND kind IN ('interaction', 'ranking', 'identify', 'user', 'served')",
+                        f"UPDATE {_table(stream)} SET kind = 'blank', key = '', body = ?"
+                        " WHERE offset >= ? AND offset < ?"
+                        " AND tenant = ? AND key = ?"
+                        " AND kind IN ('interaction', 'ranking', 'identify', 'user', 'served')",
                         (empty, at, min(at + _BLANK_STEP, end), tenant, user),
                     ).rowcount
         return blanked

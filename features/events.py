@@ -154,7 +154,7 @@ def parse_event(
 
 
 def split_body(body: bytes) -> list[dict[str, Any] | InvalidEvent]:
-    """The events of a request or file part: one object, an array, or JSON lines; what is not an object as its error.
+    """The events of a request or file part: one object, an array, or JSON lines; a broken one as its error.
 
     Raises InvalidEvent where the body as a whole is not JSON.
     """
@@ -312,7 +312,7 @@ def _pair(entry: Any, path: str) -> tuple[str, Any]:
 def _is_value(value: Any) -> bool:
     kind = type(value)
     if kind is str:
-        return bool(value.isascii()) or _encodes(value)
+        return _encodes(value)
     if kind is float:
         return math.isfinite(value)
     if kind is int:

@@ -1,4 +1,4 @@
-"""Open addressing from keys to sequence numbers of a ring. It knows arrays only; `features/hash_window.py` owns them."""
+"""Open addressing from keys to sequence numbers of a ring, on arrays that `features/hash_window.py` owns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find(table: I64, keys: U64, capacity: int, key: Any) -> int:
     at = key & mask
     while table[at] >= 0:
         if keys[table[at] % capacity] == key:
-            return table[at]
+            return int(table[at])
         at = (at + np.uint64(1)) & mask
     return -1
 
