@@ -1,0 +1,231 @@
+"""What the ranker answers, as structs: the source of the OpenAPI schemas, and of the small answers themselves.
+
+The hot answers (rank, retrieve) are written column by column from numpy arrays in `service/answer_bytes.py`; a test
+keeps both in step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class ErrorBody(msgspec.Struct, omit_defaults=True):
+    """What went wrong, where, and what to do."""
+
+    code: str
+    message: str
+    field: str | None = None
+    value: str | None = None
+    hint: str | None = None
+
+
+class ErrorAnswer(msgspec.Struct):
+    """The one shape of every error."""
+
+    error: ErrorBody
+    request_id: str
+
+
+class Ages(msgspec.Struct):
+    """How old each of the three states is, in milliseconds; null before there is one."""
+
+    user: int | None
+    counters: int | None
+    weights: int | None
+
+
+class Removed(msgspec.Struct):
+    """Candidates that were sent and not ranked, by reason."""
+
+    duplicates: int
+    excluded: int
+    filtered: int
+    unavailable: int
+
+
+class Term(msgspec.Struct):
+    """One term of a logit: contribution = value · weight; blocks have value and weight null."""
+
+    name: str
+    value: float | None
+    weight: float | None
+    contribution: float
+
+
+class Explanation(msgspec.Struct):
+    """Why an item stands where it does: the terms of its click logit, which add up to it exactly."""
+
+    id: str
+    logit: float
+    terms: list[Term]
+
+
+class _Head(msgspec.Struct):
+    request_id: str
+    base: str | None
+    version: int
+    weights_version: int
+    arm: Literal["live", "control"]
+    ages_ms: Ages
+    trained_through: int | None
+    stale: bool
+    objective: str
+    removed: Removed
+
+
+class RankAnswer(_Head):
+    """POST /v1/rank and /v1/retrieve, columns: all lists have the same order, best first."""
+
+    ids: list[str]
+    scores: list[float]
+    click: list[float]
+    purchase: list[float]
+    ctcvr: list[float]
+    coarse: list[float]
+    explain: list[Explanation] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Row(msgspec.Struct):
+    """One item of an answer in format rows."""
+
+    id: str
+    score: float
+    click: float
+    purchase: float
+    ctcvr: float
+    coarse: float
+
+
+class RankRows(_Head):
+    """The same answer with `format: "rows"`."""
+
+    items: list[Row]
+    explain: list[Explanation] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Rejected(msgspec.Struct, omit_defaults=True):
+    """One event that was not taken."""
+
+    index: int
+    message: str
+    field: str | None = None
+    value: str | None = None
+    hint: str | None = None
+
+
+class EventsAnswer(msgspec.Struct, omit_defaults=True):
+    """POST /v1/events; `token` goes into `after` of the next rank request."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[Rejected]
+    token: str | None
+    reason: str | None = None
+
+
+class Vectors(msgspec.Struct):
+    """Vectors of a list, in its order."""
+
+    ids: list[str]
+    coarse: list[list[float]]
+    tower: list[list[float]]
+    known: list[bool]
+
+
+class EmbeddingsAnswer(msgspec.Struct):
+    """POST /v1/embeddings; a list that was not asked for is empty."""
+
+    request_id: str
+    base: str
+    users: Vectors
+    items: Vectors
+    queries: Vectors
+
+
+class Item(msgspec.Struct):
+    """An item of the catalogue."""
+
+    id: str
+    fields: dict[str, Any]
+    available: bool
+
+
+class ItemsAnswer(msgspec.Struct):
+    """GET /v1/items."""
+
+    request_id: str
+    items: list[Item]
+
+
+class VersionInfo(msgspec.Struct):
+    """A weight version without its weights."""
+
+    v: int
+    base: str
+    kind: str
+    weights_version: int
+    offsets: dict[str, int]
+    watermark: int
+    counters_through: int
+    held: str | None
+    hash: str
+    created: int
+    pinned: bool
+
+
+class VersionList(msgspec.Struct):
+    """Versions, newest first; `next` goes into `before` for the following page."""
+
+    request_id: str
+    serving: int
+    pinned: int | None
+    versions: list[VersionInfo]
+    next: int | None
+
+
+class VersionAnswer(msgspec.Struct):
+    """One version, with the norm of its weights and its distance from the prior, by head."""
+
+    request_id: str
+    version: VersionInfo
+    norms: dict[str, float]
+    moved: dict[str, float]
+
+
+class ControlAnswer(msgspec.Struct):
+    """A pin, unpin or rollback: `pending` until the trainer has done it (status 202)."""
+
+    request_id: str
+    pending: bool
+    serving: int
+    offset: int
+
+
+class HealthAnswer(msgspec.Struct, omit_defaults=True):
+    """Liveness or readiness; `reasons` says what is missing."""
+
+    status: Literal["ok", "not_ready"]
+    reasons: list[str] = []
+
+
+class StatusAnswer(msgspec.Struct):
+    """Numbers for the page; `trainer` is the trainer's own status."""
+
+    request_id: str
+    base: str | None
+    version: int
+    weights_version: int
+    ages_ms: Ages
+    trained_through: int | None
+    stale: bool
+    stale_reason: str | None
+    items: int
+    items_waiting: int
+    events: dict[str, int]
+    events_per_second: float
+    served: dict[str, int]
+    import_shift_ms: int | None
+    objectives: list[str]
+    trainer: dict[str, Any]

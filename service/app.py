@@ -1,0 +1,134 @@
+"""The ranker as an ASGI application, and `serve`, which runs it until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from features.errors import ReplError, SettingsError
+from service import http, openapi
+from service.core import Service
+from service.routes import events, health, page, rank, vectors, versions
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SWITCH_SECONDS = 0.0005
+"""Longest time a background thread keeps the interpreter from the event loop."""
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application of one service; it neither starts nor stops it."""
+    app = FastAPI(
+        title="RepL Ranker",
+        version="1",
+        summary="Ranks candidates, takes events, shows and moves weight versions.",
+        redoc_url=None,
+        max_body_size=service.settings.max_body_bytes,
+    )
+    app.add_exception_handler(ReplError, http.on_repl_error)
+    app.add_exception_handler(HTTPException, http.on_http_error)
+    app.add_exception_handler(Exception, http.on_crash)
+    app.add_middleware(http.Gate, auth=service.auth, metrics=service.metrics)
+    for part in (rank, events, vectors, versions, health, page):
+        app.include_router(part.router(service))
+    openapi.install(app)
+    return app
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; SettingsError with a remedy when the port is taken or the address is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            hint = f"stop what listens there, or choose another: --port {port + 1}"
+            raise SettingsError(f"port {port} is taken", field="port", value=port, hint=hint) from error
+        raise SettingsError(
+            f"cannot bind {host}:{port}: {error.strerror}", field="host", value=host
+        ) from error
+    listener.listen(1_024)
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn over a socket of ours; ends when loading fails."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second: leave when the service cannot start."""
+        return self._service.failed or await super().on_tick(counter)
+
+
+def serve(settings: Settings, ready: Callable[[], None] | None = None) -> None:
+    """Run the ranker until SIGINT or SIGTERM. `ready` is called (in a thread) once it answers.
+
+    Raises SettingsError for a taken port, and whatever loading raised.
+    """
+    from service.logs import set_up
+
+    set_up(settings.log_level)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    listener = bind(settings.host, settings.port)
+    service = Service(settings)
+    service.start(ready)
+    config = uvicorn.Config(
+        create_app(service),
+        http="httptools",
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+    )
+    server = Server(config, service)
+    with _ends_quietly():
+        try:
+            server.run(sockets=[listener])
+        finally:
+            service.stop()
+            listener.close()
+    service.raise_failure()
+
+
+@contextmanager
+def _ends_quietly() -> Iterator[None]:
+    """uvicorn raises the signals it took once more when it has ended: they must not kill us before we have, too."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_in_thread(service: Service, listener: socket.socket) -> tuple[uvicorn.Server, threading.Thread]:
+    """Serve a started service from a thread (the test kit and tests); end it by `should_exit = True`."""
+    config = uvicorn.Config(
+        create_app(service), http="httptools", log_config=None, access_log=False, lifespan="off"
+    )
+    server = Server(config, service)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), name="http", daemon=True)
+    thread.start()
+    return server, thread

@@ -1,0 +1,225 @@
+"""The running service: settings, log, stores, engine and the threads that keep it up to date. It knows no HTTP.
+
+`start` loads everything in a thread, so that `/health/live` answers at once; until it is done `ready_reasons` says
+what is missing and ranking raises NotReady.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from features.errors import NotReady, ReplError
+from features.event_log import EventLog, open_log
+from features.realtime import RealtimeConfig
+from service.auth import Auth, load_key
+from service.engine import Engine, close_engine, load_engine
+from service.impressions import Impressions
+from service.intake import Intake
+from service.item_encoder import ItemEncoder
+from service.metrics import Metrics
+from service.objectives import Objectives
+from service.ranker import Ranker
+from service.replica import Replica
+from service.retriever import Retriever
+from service.settings import Settings
+from service.status import Freshness
+from service.user_state_consumer import UserStateConsumer
+from service.warm_up import warm_up
+from service.weight_store import WeightStore, open_weight_store
+
+log = logging.getLogger(__name__)
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Running:
+    """What exists once the engine is loaded."""
+
+    def __init__(self, service: Service, engine: Engine) -> None:
+        settings, metrics, clock = service.settings, service.metrics, service.clock
+        self.engine = engine
+        self.encoder = ItemEncoder(
+            engine.catalogue, engine.vectors, engine.scorer, engine.lock, metrics, engine.waiting
+        )
+        self.consumer = UserStateConsumer(
+            service.log,
+            engine.schema,
+            engine.users,
+            engine.catalogue,
+            engine.catalogue_store,
+            self.encoder,
+            engine.offsets,
+            engine.lock,
+            metrics,
+            clock,
+        )
+        self.replica = Replica(
+            service.store,
+            engine.artifact.sha256,
+            engine.prior,
+            engine.realtime,
+            engine.lock,
+            metrics,
+            clock,
+            engine.use_realtime,
+        )
+        self.impressions = Impressions(service.log, settings.served_queue, metrics)
+        self.freshness = Freshness(
+            lambda: self.consumer.through,
+            self.failing,
+            self.replica,
+            engine.artifact.manifest.through,
+            metrics,
+        )
+        self.ranker = Ranker(
+            engine,
+            self.replica,
+            self.freshness,
+            self.impressions,
+            metrics,
+            log_items=settings.log_items,
+            tenant=settings.tenant,
+        )
+        self.retriever = Retriever(engine, self.ranker)
+
+    def failing(self) -> str | None:
+        """The neighbour that does not answer, if any."""
+        if self.consumer.failing or self.impressions.failing:
+            return "log"
+        return None
+
+    def start(self) -> None:
+        """Start the threads; the replica has what the store holds before this returns."""
+        self.replica.poll()
+        for part in (self.consumer, self.encoder, self.replica, self.impressions):
+            part.start()
+
+    def stop(self) -> None:
+        """End the threads and write what waits."""
+        for part in (self.impressions, self.replica, self.encoder, self.consumer):
+            part.stop()
+        close_engine(self.engine)
+
+
+class Service:
+    """One ranker process. `start`, then `running` once `ready_reasons()` is empty, then `stop`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], int] = now_ms,
+        realtime: RealtimeConfig | None = None,
+    ) -> None:
+        """Open log and weight store; raises LogError, StoreError, SettingsError."""
+        self.settings = settings
+        self.clock = clock
+        self.metrics = Metrics()
+        self.objectives = Objectives(settings.objectives, settings.objective)
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self.auth = Auth(load_key(settings.data_dir, settings.admin_key), settings.host)
+        self.log: EventLog = open_log(settings, clock)
+        self.store: WeightStore = open_weight_store(settings.data_dir, fsync=settings.durable == "fsync")
+        self.intake = Intake(self.log, settings, clock, self.metrics, self._events_taken)
+        self._realtime = realtime
+        self._running: Running | None = None
+        self._reasons = ["loading"]
+        self._failure: ReplError | None = None
+        self._loaded = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> Running:
+        """The loaded parts; raises NotReady before."""
+        if self._running is None or self._reasons:
+            why = self._failure.message if self._failure else "the service is starting"
+            raise NotReady(why, hint="wait until /health/ready answers 200")
+        return self._running
+
+    def _events_taken(self) -> None:
+        """Something was appended by this process: user state is read at once."""
+        if self._running is not None:
+            self._running.consumer.wake()
+
+    def update_gauges(self) -> None:
+        """Bring the gauges of /metrics up to date."""
+        running = self._running
+        if running is None:
+            return
+        counters, weights = running.replica.through()
+        now, gauge = self.clock(), self.metrics.age
+        times = {"user": running.consumer.through or None, "counters": counters, "weights": weights}
+        for name, through in times.items():
+            if through is not None:
+                gauge.labels(name).set(max(0, now - through) / 1000)
+        self.metrics.items.set(len(running.engine.catalogue))
+        self.metrics.served_waiting.set(running.impressions.waiting)
+        self.metrics.encoding_waiting.set(running.encoder.waiting)
+
+    def ready_reasons(self) -> list[str]:
+        """What is missing until requests can be answered; empty when ready."""
+        return list(self._reasons)
+
+    def start(self, ready: Callable[[], None] | None = None) -> None:
+        """Load in a thread of its own; `ready` is called once requests can be answered."""
+        self._thread = threading.Thread(target=self._load, args=(ready,), name="loading", daemon=True)
+        self._thread.start()
+
+    @property
+    def failed(self) -> bool:
+        """Whether loading ended with an error."""
+        return self._failure is not None
+
+    def raise_failure(self) -> None:
+        """Raise what loading raised, if anything."""
+        if self._failure is not None:
+            raise self._failure
+
+    def wait(self, seconds: float) -> None:
+        """Wait until loaded. Raises what loading raised, NotReady after `seconds`."""
+        if not self._loaded.wait(seconds):
+            raise NotReady(f"not ready after {seconds:g} s", hint="look into the log")
+        self.raise_failure()
+
+    def _load(self, ready: Callable[[], None] | None) -> None:
+        began = time.perf_counter()
+        try:
+            running = Running(self, load_engine(self.settings, self.clock, realtime=self._realtime))
+            running.start()
+            self._running = running
+            warm_up(running, self.objectives, self.clock())
+        except ReplError as error:
+            log.error("the service cannot start", extra={"reason": str(error)})
+            self._fail(error)
+            return
+        except Exception as error:  # a thread's exception would be lost: the process has to end with it
+            log.exception("the service cannot start")
+            self._fail(NotReady(f"loading failed: {error!r}", hint="the log has the traceback"))
+            return
+        self._reasons = []
+        seconds = round(time.perf_counter() - began, 3)
+        log.info("ready", extra={"seconds": seconds, "items": len(running.engine.catalogue)})
+        self._loaded.set()
+        if ready is not None:
+            ready()
+
+    def _fail(self, error: ReplError) -> None:
+        self._failure = error
+        self._reasons = [error.message]
+        self._loaded.set()
+
+    def stop(self) -> None:
+        """End all threads, write what waits, close log and stores."""
+        if self._thread is not None:
+            self._thread.join(60.0)
+        running, self._running = self._running, None
+        if running is not None:
+            running.stop()
+        self.log.close()
+        self.store.close()

@@ -1,0 +1,169 @@
+"""Everything a ranker computes with, loaded from a data directory: base model, catalogue, states, vectors.
+
+It only loads and holds; `service/ranker.py` ranks, the threads of `service/core.py` keep it up to date. `lock` guards
+catalogue, user states, item vectors, counters and the served snapshot together: hold it shortly.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.assembler import Assembler, ZLayout
+from features.catalogue import Catalogue
+from features.errors import StoreError
+from features.feature_store import EmbeddedFeatureStore
+from features.realtime import RealtimeConfig, RealtimeState
+from features.schema import Schema
+from service.artifact import Artifact, find_base, load_artifact
+from service.catalogue_store import CatalogueStore
+from service.item_vectors import ItemVectors
+from service.last_layer import Bounds, Terms, term_bounds
+from service.replica import stack
+from service.scorer import ItemInput, Scorer
+from service.settings import Settings
+from service.shared_users import SharedUserStates
+from service.user_state_consumer import OFFSET
+from service.user_vectors import SideVectors
+
+log = logging.getLogger(__name__)
+
+SAMPLE = Path(__file__).parent.parent / "deploy" / "sample" / "base"
+UNKNOWN_ID = ""
+
+
+@dataclass
+class Engine:
+    """See the module's docstring. `terms` and `bounds` are those of the last layer."""
+
+    lock: threading.Lock
+    artifact: Artifact
+    scorer: Scorer
+    schema: Schema
+    catalogue: Catalogue
+    catalogue_store: CatalogueStore | None
+    users: SharedUserStates
+    realtime: RealtimeState
+    layout: ZLayout
+    assembler: Assembler
+    vectors: ItemVectors
+    sides: SideVectors
+    terms: Terms
+    bounds: Bounds
+    prior: npt.NDArray[np.float64]
+    offsets: tuple[int, int]
+    waiting: npt.NDArray[np.int64]
+
+    def request_numbers(self, fields: Mapping[str, Any]) -> dict[str, float]:
+        """The request-scope numeric fields of the schema among `fields`, as numbers; others are left out."""
+        named = [f.name for f in self.schema.numeric if f.scope == "request" and f.name in fields]
+        numbers = {name: as_number(fields[name]) for name in named}
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+    def candidate_numbers(
+        self, ids: Sequence[str], fields: Mapping[str, Mapping[str, Any]]
+    ) -> npt.NDArray[np.float32] | None:
+        """Candidate-scope numeric fields f32 (n, k) in the schema's order, NaN where missing; None without any."""
+        names = [f.name for f in self.schema.numeric if f.scope == "candidate"]
+        if not names or not fields:
+            return None
+        nothing: Mapping[str, Any] = {}
+        sent = [fields.get(item, nothing) for item in ids]
+        columns = [[as_number(given.get(name)) for given in sent] for name in names]
+        return np.ascontiguousarray(np.array(columns, np.float32).T)
+
+    def use_realtime(self, fresh: RealtimeState) -> None:
+        """Put a newly loaded real-time state in place of the old one; the caller holds `lock`."""
+        self.realtime = fresh
+        self.assembler = Assembler(self.layout, self.schema, self.catalogue, fresh)
+
+
+def as_number(value: Any) -> float:
+    """A field value as a number: booleans are 0 and 1, decimal strings are read; NaN for anything else."""
+    if isinstance(value, bool | int | float):
+        return float(value)
+    try:
+        return float(value) if isinstance(value, str) else math.nan
+    except ValueError:
+        return math.nan
+
+
+def _unknown(scorer: Scorer) -> tuple[npt.NDArray[np.float32], ...]:
+    """Vectors of an item of which nothing is known: tower (64,), coarse (32,), bias ()."""
+    made = scorer.encode_items([ItemInput(UNKNOWN_ID)])
+    return made.tower[0], made.coarse[0], made.bias[0]
+
+
+def _read_catalogue(catalogue: Catalogue, store: CatalogueStore) -> tuple[int, npt.NDArray[np.int64]]:
+    """Fill the catalogue from its store; (offset it was read through, rows waiting). Damaged: start from 0."""
+    chunks, offsets, waiting = store.load()
+    try:
+        catalogue.restore(chunks)
+    except (ValueError, KeyError, IndexError) as error:
+        log.error(
+            "the stored catalogue is damaged and is read anew from the log", extra={"reason": str(error)}
+        )
+        catalogue.restore({})
+        return 0, np.zeros(0, np.int64)
+    return offsets.get(OFFSET, 0), np.arange(len(catalogue)) if waiting is None else waiting
+
+
+def load_engine(
+    settings: Settings, clock: Callable[[], int], *, realtime: RealtimeConfig | None = None
+) -> Engine:
+    """Load what `settings.data_dir` holds. Raises ArtifactError, SchemaError, StoreError with what to do."""
+    artifact = load_artifact(find_base(settings.data_dir, settings.base_dir, SAMPLE))
+    schema = artifact.schema
+    if settings.schema_file is not None:
+        schema = Schema.load(settings.schema_file)
+        artifact.require_schema(schema)
+    layout = ZLayout(artifact.manifest.hidden, schema)
+    artifact.require_layout(layout.names, layout.fingerprint)
+    scorer = Scorer(artifact)
+    catalogue = Catalogue(schema, settings.max_items)
+    store = CatalogueStore(settings.data_dir / "catalogue.db", artifact.sha256)
+    items_from, waiting = _read_catalogue(catalogue, store)
+    features = EmbeddedFeatureStore(settings.data_dir / "state.db", settings.history)
+    users = SharedUserStates(features, settings.users_in_memory, settings.history)
+    state = RealtimeState(realtime or RealtimeConfig(max_items=settings.max_items))
+    vectors = ItemVectors(settings.data_dir / "vectors" / artifact.sha256, _unknown(scorer))
+    vectors.reserve(len(catalogue))
+    missing = vectors.missing(catalogue.key)
+    terms = layout.terms()
+    return Engine(
+        lock=threading.Lock(),
+        artifact=artifact,
+        scorer=scorer,
+        schema=schema,
+        catalogue=catalogue,
+        catalogue_store=store,
+        users=users,
+        realtime=state,
+        layout=layout,
+        assembler=Assembler(layout, schema, catalogue, state),
+        vectors=vectors,
+        sides=SideVectors(scorer),
+        terms=terms,
+        bounds=term_bounds(terms),
+        prior=stack({head: mean for head, (mean, _) in artifact.prior.items()}),
+        offsets=(features.offsets().get(OFFSET, 0), items_from),
+        waiting=np.union1d(waiting, missing).astype(np.int64),
+    )
+
+
+def close_engine(engine: Engine) -> None:
+    """Close the files; errors are logged."""
+    for part in (engine.catalogue_store, engine.users.store):
+        try:
+            if part is not None:
+                part.close()
+        except StoreError:
+            log.exception("a file could not be closed")

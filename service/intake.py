@@ -1,0 +1,100 @@
+"""Takes events from a request body into the log, and counts what became of each. It parses by features/events.py.
+
+received = accepted + duplicates + rejected: every event of a body ends in exactly one of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from features import events
+from features.errors import InvalidEvent, TooLarge
+from features.event_log import EventLog
+from features.records import Stream, encode_token, event_record
+from service.answers import EventsAnswer, Rejected
+from service.metrics import Metrics
+from service.rate import Rate
+from service.settings import Settings
+
+STREAM: Stream = "event"
+
+
+class Intake:
+    """Safe from several threads: the log writes what waits together in one transaction."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        settings: Settings,
+        clock: Callable[[], int],
+        metrics: Metrics,
+        on_append: Callable[[], None],
+    ) -> None:
+        """on_append: called after records were written."""
+        self._log, self._clock, self._metrics, self._on_append = event_log, clock, metrics, on_append
+        self._tenant, self._most = settings.tenant, settings.max_events_per_call
+        self._lock = threading.Lock()
+        self._rate = Rate()
+        self._totals = {"received": 0, "accepted": 0, "duplicate": 0, "rejected": 0}
+
+    def take(self, body: bytes, atomic: bool) -> tuple[EventsAnswer, bool]:
+        """Append the events of a body; (answer, whether the call succeeded).
+
+        It succeeds if any event was taken or known, and, with `atomic`, if none was bad: otherwise nothing is
+        taken. Raises InvalidEvent where the body as a whole is not JSON, TooLarge, LogError.
+        """
+        entries = events.split_body(body)
+        if len(entries) > self._most:
+            raise TooLarge(
+                f"{len(entries)} events, the limit is {self._most}",
+                value=len(entries),
+                hint="send fewer at once",
+            )
+        parsed, rejected = self._parse(entries)
+        if atomic and rejected:
+            self._count(len(entries), 0, 0)
+            return EventsAnswer(0, 0, rejected, None, reason="atomic: nothing was taken"), False
+        offsets = self._log.append(STREAM, [event_record(event) for event in parsed]) if parsed else []
+        taken = [offset for offset in offsets if offset is not None]
+        if taken:
+            self._on_append()
+        duplicates = len(offsets) - len(taken)
+        self._count(len(entries), len(taken), duplicates)
+        token = None
+        if offsets:
+            through = max(taken) + 1 if taken else self._log.end_offsets().get(f"{STREAM}/0", 0)
+            token = encode_token({f"{STREAM}/0": through})
+        return EventsAnswer(len(taken), duplicates, rejected, token), bool(offsets)
+
+    def _parse(
+        self, entries: list[dict[str, object] | InvalidEvent]
+    ) -> tuple[list[events.Event], list[Rejected]]:
+        now, parsed, rejected = self._clock(), [], []
+        for index, entry in enumerate(entries):
+            try:
+                if isinstance(entry, InvalidEvent):
+                    raise entry
+                parsed.append(events.parse_event(entry, tenant=self._tenant, now_ms=now))
+            except InvalidEvent as error:
+                rejected.append(Rejected(index, error.message, error.field, error.value, error.hint))
+        return parsed, rejected
+
+    def _count(self, received: int, accepted: int, duplicates: int) -> None:
+        rejected = received - accepted - duplicates
+        counts = {"received": received, "accepted": accepted, "duplicate": duplicates, "rejected": rejected}
+        with self._lock:
+            for name, count in counts.items():
+                self._totals[name] += count
+                self._metrics.events.labels(name).inc(count)
+            self._rate.add(self._clock(), accepted)
+
+    def totals(self) -> dict[str, int]:
+        """Events over HTTP since this process began, by outcome."""
+        with self._lock:
+            return dict(self._totals)
+
+    def rate(self) -> float:
+        """Events taken a second, over the last ten seconds."""
+        with self._lock:
+            return self._rate.per_second(self._clock())

@@ -1,0 +1,147 @@
+"""Encodes new and changed items by the base's item tower, in a thread of its own. It decides nothing about ranking.
+
+A row is encoded when its content (id, title, category, brand) is not the one its vector was made from. Rows that
+wait are part of what the catalogue's store saves, so that a restart encodes only what a kill left open.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from features.catalogue import Catalogue
+from features.schema import Schema
+from service.item_vectors import ItemVectors
+from service.metrics import Metrics
+from service.scorer import ItemInput, Scorer
+
+log = logging.getLogger(__name__)
+
+BATCH = 128
+Rows = npt.NDArray[np.int64]
+NO_ROWS: Rows = np.zeros(0, np.int64)
+
+
+def _one_text(value: Any) -> str | None:
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return None if value is None or value == "" else str(value)
+
+
+def item_input(item: str, fields: Mapping[str, Any], schema: Schema) -> ItemInput:
+    """What the item tower sees of an item, by the schema's roles."""
+    names = (schema.title, schema.category, schema.brand)
+    return ItemInput(item, *(_one_text(fields.get(name)) if name else None for name in names))
+
+
+def content_hash(item: ItemInput) -> int:
+    """xxh3-64 over what the item tower sees; never 0."""
+    parts = (item.id, item.title or "", item.category or "", item.brand or "")
+    return xxhash.xxh3_64_intdigest("\0".join(parts).encode()) or 1
+
+
+class ItemEncoder:
+    """Follows `Catalogue.changed_rows`. Readers see a row's old vector, or that of an unknown item, until then."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        vectors: ItemVectors,
+        scorer: Scorer,
+        lock: threading.Lock,
+        metrics: Metrics,
+        waiting: Rows,
+    ) -> None:
+        """waiting: rows whose encoding was open when the catalogue was saved."""
+        self._catalogue, self._vectors, self._scorer = catalogue, vectors, scorer
+        self._lock, self._metrics = lock, metrics
+        self._waiting = waiting
+        self._at_work = NO_ROWS
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="item-encoder", daemon=True)
+
+    def start(self) -> None:
+        """Start encoding."""
+        self._wake.set()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Items may have changed."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End the thread after the batch at hand."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(10.0)
+
+    @property
+    def waiting(self) -> int:
+        """How many rows are not encoded yet."""
+        with self._lock:
+            return len(self.collect())
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait(1.0)
+            self._wake.clear()
+            while not self._stop.is_set() and self.step():
+                continue
+
+    def collect(self) -> Rows:
+        """Rows that wait, changed ones included and those at work; the caller holds the lock."""
+        self._gather()
+        return np.union1d(self._waiting, self._at_work)
+
+    def _gather(self) -> None:
+        changed = self._catalogue.changed_rows().astype(np.int64)
+        if len(changed):
+            self._waiting = np.union1d(self._waiting, changed)
+
+    def step(self) -> int:
+        """Encode one batch; returns how many rows were looked at."""
+        with self._lock:
+            self._gather()
+            rows = self._at_work = self._waiting[:BATCH]
+            self._waiting = self._waiting[BATCH:]
+            if not len(rows):
+                return 0
+            self._vectors.reserve(len(self._catalogue))
+            schema = self._catalogue.schema
+            items = [
+                item_input(self._catalogue.ids(row), self._catalogue.fields(row), schema)
+                for row in map(int, rows)
+            ]
+            keys = self._catalogue.key[rows]
+            content = np.fromiter(map(content_hash, items), np.uint64, len(items))
+            todo = ~self._vectors.current(rows, keys, content)
+        self._encode(rows[todo], keys[todo], content[todo], [items[k] for k in np.flatnonzero(todo)])
+        self._at_work = NO_ROWS
+        return len(rows)
+
+    def _encode(
+        self,
+        rows: Rows,
+        keys: npt.NDArray[np.uint64],
+        content: npt.NDArray[np.uint64],
+        items: list[ItemInput],
+    ) -> None:
+        if not items:
+            return
+        try:
+            made = self._scorer.encode_items(items)
+        except Exception:  # one bad batch must not end the thread; its items keep the unknown item's vector
+            log.exception("items could not be encoded", extra={"items": len(items)})
+            self._metrics.failures.labels("encoder").inc()
+            return
+        with self._lock:
+            self._vectors.put(rows, keys, content, (made.tower, made.coarse, made.bias))
+        self._metrics.encoded.inc(len(items))

@@ -1,0 +1,131 @@
+"""The ranker's item vectors by catalogue row, on disk and mapped, keyed by the base that made them. Encodes nothing.
+
+`vectors/<base sha256>/` holds one file an array, mapped into memory: a restart finds them as they were and encodes
+nothing again. A row is valid when `key` is the item's key and `content` the hash of the fields it was encoded from;
+the vector is written before its hash, so a kill in between leaves a row that is encoded again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.retrieval_kernels import BLOCK, write_blocks
+
+TOWER, COARSE = 64, 32
+_GROW = 4_096
+_ARRAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "tower": (np.float32, (TOWER,)),
+    "coarse": (np.float32, (COARSE,)),
+    "bias": (np.float32, ()),
+    "scale": (np.float32, ()),
+    "key": (np.uint64, ()),
+    "content": (np.uint64, ()),
+}
+
+
+class ItemVectors:
+    """Growing arrays over catalogue rows: tower f32 (n, 64), coarse f32 (n, 32), bias f32 (n,), and int8 blocks.
+
+    Readers take the attributes anew for every request; growing replaces them and leaves the old ones valid.
+    """
+
+    def __init__(self, folder: Path | None, unknown: tuple[npt.NDArray[np.float32], ...]) -> None:
+        """folder: where the arrays lie (None: in memory only); unknown: tower (64,), coarse (32,), bias ()
+        of an item nothing is known of, which fills rows that are not encoded yet."""
+        self._folder = folder
+        self.unknown = unknown
+        self.capacity = 0
+        self.encoded = 0
+        self.generation = 0
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        size = self._stored_rows()
+        self._open(max(size, _GROW), size)
+
+    def _path(self, name: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{name}.bin"
+
+    def _stored_rows(self) -> int:
+        if self._folder is None or not self._path("content").exists():
+            return 0
+        sizes = []
+        for name, (dtype, shape) in _ARRAYS.items():
+            width = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+            path = self._path(name)
+            sizes.append(path.stat().st_size // width if path.exists() else 0)
+        blocks = self._path("blocks")
+        sizes.append(blocks.stat().st_size // COARSE if blocks.exists() else 0)
+        return min(sizes) // BLOCK * BLOCK
+
+    def _array(self, name: str, dtype: Any, shape: tuple[int, ...], rows: int) -> npt.NDArray[Any]:
+        """One array of `rows` rows, holding what it held."""
+        if self._folder is not None:
+            path = self._path(name)
+            with path.open("ab") as file:
+                file.truncate(rows * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)))
+            return np.memmap(path, dtype, "r+", shape=(rows, *shape))
+        fresh = np.zeros((rows, *shape), dtype)
+        if self.capacity:
+            old = getattr(self, name)
+            fresh[: old.shape[0]] = old
+        return fresh
+
+    def _open(self, rows: int, filled: int) -> None:
+        rows = (rows + BLOCK - 1) // BLOCK * BLOCK
+        made = {name: self._array(name, dtype, shape, rows) for name, (dtype, shape) in _ARRAYS.items()}
+        blocks = self._array("blocks", np.int8, (COARSE, BLOCK), rows // BLOCK)
+        made["tower"][filled:] = self.unknown[0]
+        made["coarse"][filled:] = self.unknown[1]
+        made["bias"][filled:] = self.unknown[2]
+        made["scale"][filled:] = 0.0
+        made["key"][filled:] = 0
+        made["content"][filled:] = 0
+        self.blocks: npt.NDArray[np.int8] = blocks
+        self.tower: npt.NDArray[np.float32] = made["tower"]
+        self.coarse: npt.NDArray[np.float32] = made["coarse"]
+        self.bias: npt.NDArray[np.float32] = made["bias"]
+        self.scale: npt.NDArray[np.float32] = made["scale"]
+        self.key: npt.NDArray[np.uint64] = made["key"]
+        self.content: npt.NDArray[np.uint64] = made["content"]
+        self.capacity = rows
+        if filled < rows:
+            places = np.arange(filled, rows, dtype=np.int64)
+            write_blocks(self.blocks, self.scale, places, self.coarse[filled:])
+
+    def reserve(self, rows: int) -> None:
+        """Make room for at least `rows` rows."""
+        if rows > self.capacity:
+            self._open(max(rows, self.capacity + self.capacity // 2 + _GROW), self.capacity)
+
+    def put(
+        self,
+        rows: npt.NDArray[np.int64],
+        keys: npt.NDArray[np.uint64],
+        content: npt.NDArray[np.uint64],
+        vectors: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    ) -> None:
+        """Write the vectors of `rows` (tower, coarse, bias), then what they were made from."""
+        self.content[rows] = 0
+        self.tower[rows], self.coarse[rows], self.bias[rows] = vectors
+        write_blocks(self.blocks, self.scale, rows, vectors[1])
+        self.key[rows] = keys
+        self.content[rows] = content
+        self.encoded += len(rows)
+        self.generation += 1
+
+    def current(
+        self, rows: npt.NDArray[np.int64], keys: npt.NDArray[np.uint64], content: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.bool_]:
+        """Which of `rows` hold the vector of this item with this content."""
+        same: npt.NDArray[np.bool_] = (self.key[rows] == keys) & (self.content[rows] == content)
+        return same
+
+    def missing(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """Rows 0 … len(keys) that hold no vector of the item with this key."""
+        n = len(keys)
+        return np.flatnonzero((self.key[:n] != keys) | (self.content[:n] == 0))

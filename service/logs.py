@@ -1,0 +1,41 @@
+"""Structured logs: one JSON object a line on stderr. No payloads, no keys, no user IDs are written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+class JsonFormatter(logging.Formatter):
+    """time, level, logger, message; whatever was given as `extra`; the traceback of an exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON."""
+        parts: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        parts |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info:
+            parts["exception"] = self.formatException(record.exc_info)
+        return json.dumps(parts, ensure_ascii=False, default=str)
+
+
+def set_up(level: str) -> None:
+    """Send the logs of this process to stderr as JSON lines, from `level` upwards."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = name != "uvicorn.access"

@@ -1,0 +1,53 @@
+"""The counters and gauges of a ranker, in its own Prometheus registry. It measures nothing by itself."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.008, 0.015, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+class Metrics:
+    """Every metric of one ranker; names begin with `repl_`. Times are seconds."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.answers = Counter(
+            "repl_http_answers", "answers by route and status", ["route", "status"], registry=r
+        )
+        self.seconds = Histogram(
+            "repl_request_seconds", "time to answer", ["route"], buckets=_SECONDS, registry=r
+        )
+        self.candidates = Counter("repl_candidates", "candidates ranked", registry=r)
+        self.duplicates = Counter("repl_duplicate_candidates", "candidates sent more than once", registry=r)
+        self.unknown = Counter("repl_unknown_candidates", "candidates not in the catalogue", registry=r)
+        self.stale = Counter("repl_stale_answers", "answers that say stale", ["reason"], registry=r)
+        self.control = Counter("repl_control_answers", "answers ranked by the frozen prior", registry=r)
+        self.events = Counter("repl_events", "events received over HTTP by outcome", ["outcome"], registry=r)
+        self.served = Counter("repl_served_records", "served records by outcome", ["outcome"], registry=r)
+        self.served_bytes = Counter("repl_served_bytes", "bytes of served records written", registry=r)
+        self.served_waiting = Gauge("repl_served_waiting", "served records waiting for the log", registry=r)
+        self.consumed = Counter(
+            "repl_consumed_events", "events applied to user state, by kind", ["kind"], registry=r
+        )
+        self.behind = Gauge("repl_user_state_behind", "events of the log not yet in user state", registry=r)
+        self.failures = Counter(
+            "repl_neighbour_failures", "failed calls of log or store", ["part"], registry=r
+        )
+        self.version = Gauge("repl_version", "weight version served", registry=r)
+        self.age = Gauge("repl_age_seconds", "age of a state", ["state"], registry=r)
+        self.reloads = Counter("repl_counter_reloads", "counters reloaded from a checkpoint", registry=r)
+        self.items = Gauge("repl_items", "items in the catalogue", registry=r)
+        self.encoded = Counter("repl_items_encoded", "items encoded by the item tower", registry=r)
+        self.encoding_waiting = Gauge("repl_items_waiting", "items waiting to be encoded", registry=r)
+
+    def count(self, route: str, status: int, seconds: float) -> None:
+        """One answer of a route."""
+        self.answers.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def page(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)

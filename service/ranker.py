@@ -1,0 +1,267 @@
+"""Ranks candidates: rows, user state, vectors, fine network, assembler, last layer, order. It knows no HTTP.
+
+The lock is held twice and shortly: to look at catalogue, user state and vectors, and to assemble the inputs from the
+counters together with the snapshot of weights they belong to. The network runs without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.assembler import RequestView
+from features.errors import StoreError
+from features.keys import actor_key
+from features.user_state import UserState
+from service import filters
+from service.engine import Engine
+from service.explain import explain_all
+from service.impressions import Answered, Impressions, fitting
+from service.item_vectors_kernels import gather, write_columns
+from service.last_layer import logits, sigmoid
+from service.metrics import Metrics
+from service.objectives import order, scores
+from service.ranked import Question, Ranked
+from service.replica import Replica, Snapshot
+from service.scorer import SideVector
+from service.status import Freshness
+from service.user_vectors import History, history_of
+
+F32 = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int32]
+_NO_PRICE = np.full(1, np.nan, np.float32)
+Fields = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class Found:
+    """Candidates with what the first look gave: rows i32 (n,), towers f32 (n, 64), coarse f32 (n,)."""
+
+    ids: list[str]
+    rows: Rows
+    towers: F32
+    item_coarse: F32
+    bias: F32
+    removed: dict[str, int]
+    state: UserState | None
+    history: History
+
+
+class Ranker:
+    """Stateless beside its engine; safe from several threads."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        replica: Replica,
+        freshness: Freshness,
+        impressions: Impressions,
+        metrics: Metrics,
+        *,
+        log_items: int,
+        tenant: str,
+    ) -> None:
+        self._engine, self._replica, self._freshness = engine, replica, freshness
+        self._impressions, self._metrics = impressions, metrics
+        self._log_items, self._tenant = log_items, tenant
+
+    def rank(self, question: Question, ids: Sequence[str], fields: Fields) -> Ranked:
+        """Rank candidates; `ids` may hold repeats, `fields` are those that candidates brought along."""
+        unique = list(dict.fromkeys(ids))
+        removed = {"duplicates": len(ids) - len(unique), "excluded": 0, "filtered": 0, "unavailable": 0}
+        if question.exclude:
+            kept = [name for name in unique if name not in question.exclude]
+            removed["excluded"] = len(unique) - len(kept)
+            unique = kept
+        found = self._find(question, unique, removed)
+        return self.finish(question, found, fields)
+
+    def _find(self, question: Question, ids: list[str], removed: dict[str, int]) -> Found:
+        engine = self._engine
+        with engine.lock:
+            rows = engine.catalogue.rows(ids)
+            mask = filters.available(engine.catalogue, rows)
+            removed["unavailable"] = len(rows) - int(np.count_nonzero(mask))
+            if question.filters:
+                both = mask & filters.holds(engine.catalogue, question.filters, rows)
+                removed["filtered"] = int(np.count_nonzero(mask)) - int(np.count_nonzero(both))
+                mask = both
+            if not mask.all():
+                ids = [name for name, keep in zip(ids, mask.tolist(), strict=True) if keep]
+                rows = rows[mask]
+            return self.look(question, ids, rows, removed)
+
+    def look(self, question: Question, ids: list[str], rows: Rows, removed: dict[str, int]) -> Found:
+        """Vectors of candidates and the asker's state, as copies; the caller holds the lock."""
+        vectors, n = self._engine.vectors, len(rows)
+        towers = np.empty((n, vectors.tower.shape[1]), np.float32)
+        coarse = np.empty((n, vectors.coarse.shape[1]), np.float32)
+        bias = np.empty((n, 1), np.float32)
+        tower, flat, least = vectors.unknown
+        gather(vectors.tower, rows, tower, towers)
+        gather(vectors.coarse, rows, flat, coarse)
+        gather(vectors.bias.reshape(-1, 1), rows, least.reshape(1), bias)
+        state = self._state(question)
+        history = history_of(self._engine.catalogue, vectors, state)
+        return Found(ids, rows, towers, coarse, bias[:, 0], removed, state, history)
+
+    def _state(self, question: Question) -> UserState | None:
+        key = actor_key(question.user, question.session)
+        try:
+            state = self._engine.users.get(key) if key else None
+        except StoreError:
+            self._metrics.failures.labels("state").inc()
+            self._freshness.state_failed(question.t)
+            return None
+        return None if state is None else state.until(1 << 62)
+
+    def finish(self, question: Question, found: Found, fields: Fields) -> Ranked:
+        """Fine ranking of what was found, logged and as an answer."""
+        sides = self._engine.sides
+        user = sides.user(actor_key(question.user, question.session), found.history)
+        query = sides.query(question.query)
+        scorer = self._engine.scorer
+        coarse = scorer.coarse(found.item_coarse, found.bias, user, query)
+        if question.pre_rank is not None and question.pre_rank < len(found.ids):
+            found, coarse = _best(found, coarse, question.pre_rank)
+        hidden = scorer.hidden(found.towers, user, query) if found.ids else None
+        z, snapshot, price = self._assemble(question, found, hidden, fields, query)
+        weights = self._replica.prior if question.arm == "control" else snapshot.weights
+        raw = logits(z, weights, self._engine.bounds)
+        keys = scores(question.objective, raw, price)
+        places = order(keys)[: question.top_k]
+        ranked = self._answer(question, found, snapshot, raw, keys, coarse, places)
+        if question.explain:
+            self._explain(ranked, z, places, weights, raw)
+        self._log(question, found, snapshot, ranked, z, places, query)
+        return ranked
+
+    def _assemble(
+        self, question: Question, found: Found, hidden: F32 | None, fields: Fields, query: SideVector | None
+    ) -> tuple[F32, Snapshot, F32]:
+        engine = self._engine
+        view = RequestView(
+            t=question.t,
+            surface=0 if query is None else 1,
+            history=found.state,
+            fields=engine.request_numbers(question.fields),
+        )
+        extra = engine.candidate_numbers(found.ids, fields)
+        if hidden is None:
+            hidden = np.zeros((0, engine.scorer.hidden_width), np.float32)
+        price = np.empty((len(found.ids), 1), np.float32)
+        with engine.lock:
+            z = engine.assembler.assemble(view, found.rows, hidden, extra)
+            snapshot = self._replica.snapshot
+            gather(engine.catalogue.price.reshape(-1, 1), found.rows, _NO_PRICE, price)
+        return z, snapshot, price[:, 0]
+
+    def _answer(
+        self,
+        question: Question,
+        found: Found,
+        snapshot: Snapshot,
+        raw: npt.NDArray[np.float64],
+        keys: F32,
+        coarse: F32,
+        places: npt.NDArray[np.int64],
+    ) -> Ranked:
+        chances = sigmoid(raw[:, places])
+        freshness = self._freshness.of(question, snapshot)
+        self._metrics.candidates.inc(len(found.ids))
+        self._metrics.duplicates.inc(found.removed["duplicates"])
+        self._metrics.unknown.inc(int(np.count_nonzero(found.rows < 0)))
+        control = question.arm == "control"
+        return Ranked(
+            request_id=question.request_id,
+            base=self._engine.artifact.sha256,
+            version=snapshot.version,
+            weights_version=0 if control else snapshot.weights_version,
+            arm=question.arm,
+            ages_ms=freshness.ages_ms,
+            trained_through=freshness.trained_through,
+            stale=freshness.stale,
+            objective=question.objective.name,
+            removed=found.removed,
+            ids=[found.ids[k] for k in places.tolist()],
+            scores=keys[places],
+            click=chances[0].astype(np.float32),
+            purchase=chances[1].astype(np.float32),
+            ctcvr=(chances[0] * chances[1]).astype(np.float32),
+            coarse=coarse[places],
+        )
+
+    def _explain(
+        self,
+        ranked: Ranked,
+        z: F32,
+        places: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float64],
+        raw: npt.NDArray[np.float64],
+    ) -> None:
+        columns = np.empty((len(places), z.shape[0]), np.float32)
+        write_columns(z, places, columns)
+        engine = self._engine
+        ranked.explain = explain_all(
+            ranked.ids, raw[0, places], columns, weights[0], engine.terms, engine.bounds
+        )
+
+    def _log(
+        self,
+        question: Question,
+        found: Found,
+        snapshot: Snapshot,
+        ranked: Ranked,
+        z: F32,
+        places: npt.NDArray[np.int64],
+        query: SideVector | None,
+    ) -> None:
+        if not question.log or not self._log_items or not ranked.ids:
+            return
+        count = fitting(self._log_items, z.shape[0], ranked.ids)
+        columns = np.empty((count, z.shape[0]), np.float32)
+        write_columns(z, places[:count], columns)
+        assert ranked.scores is not None
+        self._impressions.put(
+            Answered(
+                request_id=question.request_id,
+                t=question.t,
+                tenant=self._tenant,
+                user=question.user,
+                session=question.session,
+                arm=question.arm,
+                base=ranked.base or "",
+                version=snapshot.version,
+                counters=dict(snapshot.offsets),
+                user_state={} if found.state is None else {"event/0": found.state.offset},
+                objective=question.objective.name,
+                surface=0 if query is None else 1,
+                query=question.query,
+                fields=self._engine.request_numbers(question.fields),
+                items=ranked.ids[:count],
+                scores=ranked.scores[:count],
+                hidden=self._engine.scorer.hidden_width,
+                z=columns.astype(np.float16),
+            )
+        )
+
+
+def _best(found: Found, coarse: F32, count: int) -> tuple[Found, F32]:
+    """The `count` candidates of highest coarse score, in the order they came in."""
+    keep = np.sort(np.argsort(-coarse, kind="stable")[:count])
+    ids = [found.ids[k] for k in keep.tolist()]
+    small = Found(
+        ids,
+        found.rows[keep],
+        found.towers[keep],
+        found.item_coarse[keep],
+        found.bias[keep],
+        found.removed,
+        found.state,
+        found.history,
+    )
+    return small, coarse[keep]

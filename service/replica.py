@@ -1,0 +1,194 @@
+"""Follows the weight store: weights, counters and co-visitation of the newest version, in this ranker's memory.
+
+Changes are applied in order with the trainer's own kernel; after a gap everything is read anew from the newest
+checkpoint. When the store fails, what is there goes on being served and says that it is stale. It writes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from features.errors import StoreError, UnknownVersion
+from features.ops import Ops
+from features.realtime import RealtimeState
+from service.metrics import Metrics
+from service.weight_store import HEADS, Version, WeightStore
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.03
+REALTIME = "realtime/"
+TRAINER_SILENT_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is served: weights f64 (2, d) and how far each state goes (ms; None before there is one)."""
+
+    version: int
+    weights_version: int
+    weights: npt.NDArray[np.float64]
+    weights_through: int | None
+    counters_through: int | None
+    offsets: Mapping[str, int] = field(default_factory=dict)
+
+
+def stack(vectors: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Weights of both heads as one f64 (2, d)."""
+    return np.ascontiguousarray(np.stack([vectors[head] for head in HEADS]), np.float64)
+
+
+class Replica:
+    """One thread polls the store; `snapshot` is replaced under `lock` together with the counters."""
+
+    def __init__(
+        self,
+        store: WeightStore,
+        base: str,
+        prior: npt.NDArray[np.float64],
+        realtime: RealtimeState,
+        lock: threading.Lock,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        on_reload: Callable[[RealtimeState], None],
+    ) -> None:
+        """base: sha256 of the base model here; prior: its weights (2, d); on_reload: called under `lock`."""
+        self._store, self._base, self._realtime = store, base, realtime
+        self._lock, self._metrics, self._clock, self._on_reload = lock, metrics, clock, on_reload
+        self.prior = prior
+        self.snapshot = Snapshot(0, 0, prior, None, None)
+        self._pinned: int | None = None
+        self._beat: tuple[int, int, int] | None = None
+        self.failing = False
+        self.foreign_base: str | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
+
+    def start(self) -> None:
+        """Start following."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.5 if self.failing else POLL_SECONDS):
+            self.poll()
+
+    def poll(self) -> bool:
+        """Take what is new; False when the store could not be read (counted, logged, served on)."""
+        try:
+            self._follow()
+        except (StoreError, UnknownVersion, ValueError) as error:
+            if not self.failing:
+                log.error("the weight store cannot be followed", extra={"reason": str(error)})
+            self._metrics.failures.labels("store").inc()
+            self.failing = True
+            return False
+        if self.failing:
+            log.warning("the weight store answers again")
+        self.failing = False
+        return True
+
+    def _follow(self) -> None:
+        heartbeat = self._store.heartbeat()
+        if heartbeat is not None:
+            self._beat = (heartbeat.watermark, heartbeat.counters_through, heartbeat.at)
+        latest, pinned = self._store.latest(), self._store.pinned()
+        if latest is None or (latest.v == self.snapshot.version and pinned == self._pinned):
+            return
+        if latest.v < self.snapshot.version:
+            self._reload(latest)
+        elif latest.v > self.snapshot.version:
+            changes = self._store.changes_since(self.snapshot.version)
+            if changes is None:
+                self._reload(latest)
+            else:
+                newest = changes[-1][0] if changes else latest.v
+                latest = latest if newest == latest.v else self._store.get(newest)
+                self._apply([Ops.from_bytes(body) for _, body in changes if body], latest, pinned)
+                return
+        self._apply([], latest, pinned)
+
+    def _reload(self, latest: Version) -> None:
+        """Counters from the newest checkpoint, then every change after it."""
+        checkpoint = self._store.latest_checkpoint(latest.v)
+        fresh = RealtimeState(self._realtime.config)
+        since = 0
+        if checkpoint is not None:
+            fresh.restore(self._store.load_chunks(checkpoint, REALTIME))
+            since = checkpoint.version
+        changes = self._store.changes_since(since)
+        if changes is None and checkpoint is None:
+            log.warning(
+                "the store has versions but neither their changes nor a checkpoint: counters are empty"
+            )
+        for v, body in changes or []:
+            if body and v <= latest.v:
+                fresh.apply(Ops.from_bytes(body))
+        self._realtime = fresh
+        self._metrics.reloads.inc()
+        with self._lock:
+            self._on_reload(fresh)
+
+    def _apply(self, changes: list[Ops], latest: Version, pinned: int | None) -> None:
+        weights, source = self._weights(latest, pinned)
+        joined = Ops.concat(changes) if changes else None
+        through = source.watermark if source is not None else None
+        fresh = Snapshot(
+            version=latest.v,
+            weights_version=source.weights_version if source is not None else 0,
+            weights=weights,
+            weights_through=through,
+            counters_through=latest.counters_through,
+            offsets=latest.offsets,
+        )
+        with self._lock:
+            if joined is not None:
+                self._realtime.apply(joined)
+            self.snapshot = fresh
+        self._pinned = pinned
+        self._metrics.version.set(latest.v)
+
+    def _weights(self, latest: Version, pinned: int | None) -> tuple[npt.NDArray[np.float64], Version | None]:
+        """The weights to serve and the version they come from; the prior where they are of another base."""
+        wanted = latest if pinned is None else self._store.get(pinned)
+        self.foreign_base = None if wanted.base == self._base else wanted.base
+        if self.foreign_base is not None:
+            return self.prior, None
+        if wanted.weights_version != wanted.v:
+            try:
+                origin = self._store.get(wanted.weights_version)
+            except UnknownVersion:  # thinned out; its weights are also in `wanted`
+                origin = wanted
+        else:
+            origin = wanted
+        weights = stack(wanted.vectors())
+        if weights.shape != self.prior.shape:
+            raise StoreError(f"version {wanted.v} has weights {weights.shape}, not {self.prior.shape}")
+        return weights, origin
+
+    @property
+    def trainer_silent(self) -> bool:
+        """Whether a trainer that once wrote heartbeats has stopped doing so."""
+        return self._beat is not None and self._clock() - self._beat[2] > TRAINER_SILENT_MS
+
+    def through(self) -> tuple[int | None, int | None]:
+        """(counters, weights): event times (ms) through which each is known; None before a version.
+
+        The trainer's heartbeat moves both on when there was nothing to publish.
+        """
+        snapshot = self.snapshot
+        counters, weights = snapshot.counters_through, snapshot.weights_through
+        if self._beat is not None and counters is not None:
+            counters = max(counters, self._beat[1])
+        return counters, weights

@@ -1,0 +1,62 @@
+"""Coarse scores over the whole catalogue and the best k of them. It does not rank finely and knows no users.
+
+One pass over int8 vectors (32 MB for a million items) collects the rows above a threshold that a sample gave; these
+are scored again with the exact f32 vectors, and the best k of them are kept. Deterministic for the same vectors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from service.item_vectors import ItemVectors
+from service.retrieval_kernels import BLOCK, scan
+
+Rows = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
+MARGIN = 1.5
+_SAMPLE = 16_384
+
+
+def _threshold(
+    vectors: ItemVectors, query: npt.NDArray[np.int8], unit: np.float32, mask: Mask, k: int
+) -> float:
+    """A score that about MARGIN · k rows reach, from every n-th block; -inf where all rows are wanted."""
+    rows = mask.shape[0]
+    step = max(1, rows // _SAMPLE)
+    size = (rows // step // BLOCK + 2) * BLOCK
+    found, scores = np.empty(size, np.int32), np.empty(size, np.float32)
+    lowest = np.float32(-np.inf)
+    parts = (vectors.blocks, query, unit, vectors.scale, vectors.bias, mask)
+    count = scan(*parts, step, lowest, found, scores)
+    wanted = int(MARGIN * k / step) + 8
+    if wanted >= count:
+        return -np.inf
+    return float(np.partition(scores[:count], count - wanted)[count - wanted])
+
+
+def best_rows(
+    vectors: ItemVectors, user: npt.NDArray[np.float32], mask: Mask, k: int
+) -> tuple[Rows, npt.NDArray[np.float32]]:
+    """The k rows of highest coarse score among those where mask is True, best first, with their exact scores.
+
+    Args: user f32 (32,): what item vectors are multiplied with; mask bool (rows,). Ties go to the lower row.
+    """
+    rows = mask.shape[0]
+    largest = float(np.abs(user).max()) if rows else 0.0
+    unit = np.float32(largest / 127.0)
+    query = np.round(user / unit).astype(np.int8) if unit > 0 else np.zeros(user.shape[0], np.int8)
+    found, rough = np.empty(rows, np.int32), np.empty(rows, np.float32)
+    parts = (vectors.blocks, query, unit, vectors.scale, vectors.bias, mask)
+    least = _threshold(vectors, query, unit, mask, k)
+    count = scan(*parts, 1, np.float32(least), found, rough)
+    if count < k and least > -np.inf:
+        count = scan(*parts, 1, np.float32(-np.inf), found, rough)
+    if count > 4 * k:
+        keep = np.argpartition(-rough[:count], 2 * k)[: 2 * k]
+        survivors = np.sort(found[keep])
+    else:
+        survivors = found[:count].copy()
+    exact = vectors.coarse[survivors] @ user + vectors.bias[survivors]
+    order = np.argsort(-exact, kind="stable")[:k]
+    return survivors[order], exact[order]

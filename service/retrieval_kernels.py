@@ -1,0 +1,78 @@
+"""The loops of the coarse scan over the whole catalogue: int8 products in blocks of 64 items. No exact scores here."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+BLOCK = 64
+
+
+@njit(cache=True, nogil=True)
+def scan(
+    blocks: npt.NDArray[np.int8],
+    query: npt.NDArray[np.int8],
+    query_scale: np.float32,
+    scale: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
+    step: int,
+    least: np.float32,
+    out_rows: npt.NDArray[np.int32],
+    out_scores: npt.NDArray[np.float32],
+) -> int:
+    """Collect rows whose quantised score is ≥ least, in row order; returns how many (≤ len(out_rows)).
+
+    blocks int8 (blocks, dim, 64): item vectors, 64 items side by side; a row's score is
+    Σ query·item · query_scale · scale[row] + bias[row]. Only every `step`-th block is looked at; rows whose mask
+    is False and rows past len(mask) are left out.
+    """
+    count = 0
+    rows = mask.shape[0]
+    sums = np.empty(BLOCK, np.int32)
+    scores = np.empty(BLOCK, np.float32)
+    for b in range(0, blocks.shape[0], step):
+        first = b * BLOCK
+        if first >= rows:
+            break
+        sums[:] = 0
+        for j in range(blocks.shape[1]):
+            part = np.int32(query[j])
+            for i in range(BLOCK):
+                sums[i] += part * np.int32(blocks[b, j, i])
+        best = np.float32(-np.inf)
+        for i in range(BLOCK):
+            scores[i] = np.float32(sums[i]) * (scale[first + i] * query_scale) + bias[first + i]
+        for i in range(BLOCK):
+            best = max(best, scores[i])
+        if best < least:
+            continue
+        for i in range(min(BLOCK, rows - first)):
+            if scores[i] >= least and mask[first + i]:
+                if count == out_rows.shape[0]:
+                    return count
+                out_rows[count] = first + i
+                out_scores[count] = scores[i]
+                count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def write_blocks(
+    blocks: npt.NDArray[np.int8],
+    scale: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    vectors: npt.NDArray[np.float32],
+) -> None:
+    """Quantise vectors f32 (n, dim) to int8 with one scale a row, into the places of `rows`."""
+    for k in range(rows.shape[0]):
+        row = rows[k]
+        largest = np.float32(0.0)
+        for j in range(vectors.shape[1]):
+            largest = max(largest, abs(vectors[k, j]))
+        step = largest / np.float32(127.0)
+        scale[row] = step
+        for j in range(vectors.shape[1]):
+            value = np.round(vectors[k, j] / step) if step > 0 else np.float32(0.0)
+            blocks[row // BLOCK, j, row % BLOCK] = np.int8(value)

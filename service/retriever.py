@@ -1,0 +1,94 @@
+"""Retrieval: candidates from the whole catalogue, then the fine ranking. The order of the answer is the ranker's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from features.keys import actor_key
+from features.words import words
+from service import filters
+from service.engine import Engine
+from service.ranked import Question, Ranked
+from service.ranker import Ranker
+from service.retrieval import best_rows
+
+Match = Literal["words", "none"]
+Mask = npt.NDArray[np.bool_]
+NEIGHBOURS = 64
+RECENT = 20
+OWN = 256
+
+
+class Retriever:
+    """Coarse scores over all items, united with i2i neighbours of the user's recent items and her own items."""
+
+    def __init__(self, engine: Engine, ranker: Ranker) -> None:
+        self._engine, self._ranker = engine, ranker
+
+    def retrieve(self, question: Question, match: Match | None, keep: int) -> Ranked:
+        """The best `question.top_k` of the catalogue; `keep` items reach the fine ranking.
+
+        match: with `words` (the default with a query) only items whose title holds every word of the query, any
+        of them where no title holds all; `none` leaves the query to the network.
+        """
+        engine = self._engine
+        removed = {"duplicates": 0, "excluded": 0, "filtered": 0, "unavailable": 0}
+        with engine.lock:
+            engine.vectors.reserve(len(engine.catalogue))
+            mask = self._allowed(question, match, removed)
+            own = self._own(question, mask)
+            found = self._ranker.look(question, [], np.zeros(0, np.int32), dict(removed))
+        user = engine.sides.user(actor_key(question.user, question.session), found.history)
+        query = engine.sides.query(question.query)
+        left = user.coarse + (query.coarse if query is not None else np.float32(0.0))
+        rows, _ = best_rows(engine.vectors, left, mask, max(keep - len(own), question.top_k or 1))
+        rows = np.union1d(rows, own).astype(np.int32)
+        with engine.lock:
+            ids = [engine.catalogue.ids(row) for row in rows.tolist()]
+            found = self._ranker.look(question, ids, rows, removed)
+        return self._ranker.finish(question, found, {})
+
+    def _allowed(self, question: Question, match: Match | None, removed: dict[str, int]) -> Mask:
+        catalogue = self._engine.catalogue
+        mask = catalogue.available & ~catalogue.deleted
+        removed["unavailable"] = len(mask) - int(np.count_nonzero(mask))
+        if question.query is not None and match != "none":
+            mask &= self._with_words(question.query, len(mask))
+        before = int(np.count_nonzero(mask))
+        if question.filters:
+            mask &= filters.holds(catalogue, question.filters, None)
+            removed["filtered"] = before - int(np.count_nonzero(mask))
+        if question.exclude:
+            rows = catalogue.rows(list(question.exclude))
+            known = rows[rows >= 0]
+            removed["excluded"] = int(np.count_nonzero(mask[known]))
+            mask[known] = False
+        return mask
+
+    def _with_words(self, query: str, n: int) -> Mask:
+        """Rows whose title holds all words of the query; any of them where none holds all."""
+        catalogue = self._engine.catalogue
+        wanted = words(query, next(iter(catalogue.schema.languages), "en"))
+        if not wanted:
+            return np.ones(n, np.bool_)
+        counts = np.zeros(n, np.int32)
+        for word in set(wanted):
+            counts[catalogue.postings(word)] += 1
+        every = counts == len(set(wanted))
+        return every if every.any() else counts > 0
+
+    def _own(self, question: Question, mask: Mask) -> npt.NDArray[np.int32]:
+        """Rows of the user's own items and of the neighbours of her recent ones, as far as they are allowed."""
+        engine = self._engine
+        key = actor_key(question.user, question.session)
+        state = engine.users.get(key) if key else None
+        if state is None or not len(state):
+            return np.zeros(0, np.int32)
+        own = np.unique(state.items[-OWN:])
+        near = engine.realtime.neighbours(state.items[-RECENT:][::-1].copy(), NEIGHBOURS)
+        rows = engine.catalogue.rows_of_keys(np.concatenate([own, near]))
+        rows = np.unique(rows[rows >= 0])
+        return rows[mask[rows]]

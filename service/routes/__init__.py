@@ -1,0 +1,1 @@
+"""HTTP routes, one file a subject. They check who calls, decode, call the service and encode; nothing more."""

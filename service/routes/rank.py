@@ -1,0 +1,119 @@
+"""POST /v1/rank and /v1/retrieve: decode, wait for the token, rank, encode."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from features.records import decode_token
+from service import answer_bytes, openapi, requests
+from service.answers import RankAnswer, RankRows
+from service.arms import arm_of
+from service.core import Service
+from service.http import answer, request_id
+from service.ranked import Question, Ranked
+from service.routes import examples
+from service.user_state_consumer import OFFSET
+
+INLINE = 1_000
+"""Candidates ranked on the event loop; more go to the one worker thread."""
+
+INLINE_EXPLAINED = 20
+
+Ask = requests.RankRequest | requests.RetrieveRequest
+
+
+async def wait_for(service: Service, token: str | None, wait_ms: int | None) -> bool:
+    """Wait until user states hold what the token names; False when time ran out. InvalidInput for a bad token."""
+    if token is None:
+        return True
+    wanted = decode_token(token).get(OFFSET, 0)
+    longest = service.settings.wait_ms
+    seconds = min(longest if wait_ms is None else wait_ms, longest) / 1000
+    progress = service.running.consumer.progress
+    return progress.position >= wanted or await progress.wait(wanted, seconds)
+
+
+def question_of(service: Service, ask: Ask, rid: str) -> Question:
+    """The question of a decoded request, without its time and candidates."""
+    user, session = requests.optional_id(ask.user, "user"), requests.optional_id(ask.session, "session")
+    return Question(
+        request_id=rid,
+        t=0,
+        objective=service.objectives.get(ask.objective),
+        arm=arm_of(user, session, rid, service.settings.control_share),
+        user=user,
+        session=session,
+        query=requests.check_query(ask.query),
+        fields=requests.field_map(ask.fields),
+        exclude=frozenset(requests.id_texts(ask.exclude, "exclude")),
+        filters=ask.filter,
+        top_k=ask.top_k,
+        pre_rank=ask.pre_rank,
+        explain=ask.explain,
+    )
+
+
+def router(service: Service) -> APIRouter:
+    """The two routes of one service."""
+    routes = APIRouter(tags=["ranking"])
+    worker = ThreadPoolExecutor(1, "ranking")
+
+    async def run(inline: bool, work: Callable[[], Ranked], form: str, rid: str) -> Response:
+        if inline:
+            return answer(answer_bytes.to_bytes(work(), form), rid)
+        loop = asyncio.get_running_loop()
+        content = await loop.run_in_executor(worker, lambda: answer_bytes.to_bytes(work(), form))
+        return answer(content, rid)
+
+    described: dict[str, Any] = openapi.describe(
+        body=requests.RankRequest,
+        body_example=examples.RANK,
+        answer=[RankAnswer, RankRows],
+        example=examples.RANKED,
+        errors=(401, 413, 422, 503),
+    )
+
+    @routes.post("/v1/rank", summary="Rank candidates", openapi_extra=described)
+    async def rank(request: Request) -> Response:
+        """Order the candidates of a request, best first, with calibrated probabilities."""
+        service.auth.require_writer(request.headers.get("authorization"))
+        ask = requests.decode(await request.body(), requests.RankRequest)
+        ids, fields = requests.candidate_ids(ask, service.settings.max_candidates)
+        question = question_of(service, ask, request_id(request))
+        ranker = service.running.ranker
+        question.missed_token = not await wait_for(service, ask.after, ask.wait_ms)
+        question.t = service.clock()
+        limit = INLINE_EXPLAINED if ask.explain else INLINE
+        inline = len(ids) <= limit and not question.filters
+        return await run(inline, partial(ranker.rank, question, ids, fields), ask.format, question.request_id)
+
+    described = openapi.describe(
+        body=requests.RetrieveRequest,
+        body_example=examples.RETRIEVE,
+        answer=[RankAnswer, RankRows],
+        example=examples.RANKED,
+        errors=(401, 413, 422, 503),
+    )
+
+    @routes.post("/v1/retrieve", summary="Find and rank items of the catalogue", openapi_extra=described)
+    async def retrieve(request: Request) -> Response:
+        """As rank, with the whole catalogue as candidates: coarse over all, then fine over the best."""
+        service.auth.require_writer(request.headers.get("authorization"))
+        ask = requests.decode(await request.body(), requests.RetrieveRequest)
+        question = question_of(service, ask, request_id(request))
+        retriever = service.running.retriever
+        keep = min(ask.pre_rank or service.settings.pre_rank, service.settings.max_candidates)
+        question.pre_rank = None
+        question.missed_token = not await wait_for(service, ask.after, ask.wait_ms)
+        question.t = service.clock()
+        work = partial(retriever.retrieve, question, ask.match, max(keep, ask.top_k))
+        return await run(False, work, ask.format, question.request_id)
+
+    return routes

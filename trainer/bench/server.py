@@ -1,0 +1,96 @@
+"""A ranker (and a trainer where wanted) of its own in a temporary data directory. It measures nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.settings import Settings
+from trainer.bench.client import RawClient
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process in MB (Linux)."""
+    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")) / 1024
+
+
+class Server:
+    """One child process that serves `data_dir`; `ready_seconds` from its start to the first 200 of /health/ready."""
+
+    def __init__(self, data_dir: Path, extra: Mapping[str, object] | None = None) -> None:
+        self.port = free_port()
+        config = data_dir / "bench.toml"
+        lines = [f"{name} = {json.dumps(value)}" for name, value in (extra or {}).items()]
+        config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self._errors = (data_dir / "server.log").open("ab")
+        command = [sys.executable, "-m", "trainer.cli", "serve", "--data-dir", str(data_dir)]
+        command += ["--config", str(config), "--port", str(self.port)]
+        began = time.perf_counter()
+        self.process = subprocess.Popen(command, stdout=self._errors, stderr=self._errors)
+        self._wait(data_dir)
+        self.ready_seconds = time.perf_counter() - began
+
+    def _wait(self, data_dir: Path) -> None:
+        until = time.monotonic() + 300
+        while time.monotonic() < until:
+            if self.process.poll() is not None:
+                tail = (data_dir / "server.log").read_text(encoding="utf-8")[-2_000:]
+                raise RuntimeError(f"the ranker ended with status {self.process.returncode}:\n{tail}")
+            try:
+                client = RawClient(self.port, timeout=5.0)
+                status, _ = client.call("GET", "/health/ready")
+                client.close()
+                if status == 200:
+                    return
+            except (ConnectionError, OSError):
+                pass
+            time.sleep(0.01)
+        raise RuntimeError("the ranker was not ready after 300 s")
+
+    def client(self) -> RawClient:
+        """A connection of its own."""
+        return RawClient(self.port)
+
+    def resident_mb(self) -> float:
+        """Resident memory now, MB."""
+        return resident_mb(self.process.pid)
+
+    def stop(self) -> None:
+        """End it as an operator would, and wait."""
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._errors.close()
+
+
+@contextmanager
+def temporary_data() -> Iterator[Path]:
+    """A directory for one bench, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="repl-bench-") as name:
+        yield Path(name)
+
+
+def children_of(settings: Settings) -> dict[str, object]:
+    """The settings that a bench's server takes over from the caller."""
+    found: dict[str, object] = {}
+    if settings.base_dir is not None:
+        found["base_dir"] = str(settings.base_dir.resolve())
+    return found
