@@ -74,6 +74,14 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
+def require(module: str, what: str, hint: str) -> None:
+    """Raise ReplError when an optional package is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise ReplError(f"{what}, which is not installed", hint=hint)
+
+
 @contextmanager
 def progress_bar(text: str, unit: str = "rows", quiet: bool = False) -> Iterator[Progress]:
     """A bar on stderr (a line every few seconds where stderr is no terminal); `quiet` shows nothing."""

@@ -5,6 +5,12 @@ own.
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -39,3 +45,47 @@ def data_dir(tmp_path: Path) -> Path:
 def root() -> Path:
     """The root of the source tree."""
     return ROOT
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Shop:
+    """`repl-ranker run --sample` in a process of its own."""
+
+    url: str
+    data_dir: Path
+    output: Path
+    seconds_to_ready: float
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """Ranker and trainer on the shipped data, as `make run` starts them, with a short hold."""
+    home = tmp_path_factory.mktemp("shop")
+    output, port = home / "output.txt", free_port()
+    command = [sys.executable, "-m", "trainer.cli", "run", "--sample", "--data-dir", str(home / "data")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("REPL_")}
+    environment["REPL_HOLD_MS"] = "1000"
+    started = time.monotonic()
+    with output.open("wb") as file:
+        running = subprocess.Popen(
+            [*command, "--port", str(port)], cwd=ROOT, stdout=file, stderr=file, env=environment
+        )
+    try:
+        while b"ready:" not in output.read_bytes():
+            assert running.poll() is None, output.read_text()
+            assert time.monotonic() - started < 240, output.read_text()
+            time.sleep(0.1)
+        ready = time.monotonic() - started
+        yield Shop(f"http://127.0.0.1:{port}/", home / "data", output, ready)
+    finally:
+        running.terminate()
+        running.wait(30)
+    assert running.returncode == 0, output.read_text()

@@ -1,0 +1,80 @@
+"""The commands that the service needs alone: serve, config, versions. `trainer/cli.py` adds the rest and
+has main().
+
+Nothing heavy is imported here: every command imports what it runs, so that `--help` answers at once and
+`serve` never loads the trainer or torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from service import cli_versions
+from service.console import Config, DataDir, Json, main_of, note, report, settings_of
+
+app = typer.Typer(
+    name="repl-ranker",
+    help="A ranking service that learns from what people do next.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(cli_versions.app, name="versions")
+
+Host = Annotated[str | None, typer.Option("--host", help="Address to bind to [default: 127.0.0.1].")]
+Port = Annotated[int | None, typer.Option("--port", help="Port to bind to [default: 8080].")]
+
+
+@app.callback()
+def everywhere() -> None:
+    """A ranking service that learns from what people do next."""
+
+
+@app.command()
+def serve(data_dir: DataDir = None, config: Config = None, host: Host = None, port: Port = None) -> None:
+    """Answer rank, retrieve and event requests over HTTP (the ranker alone, no learning)."""
+    settings = settings_of(data_dir, config, host=host, port=port)
+    from service.app import serve as serve_app
+
+    serve_app(settings, ready=lambda: note(f"ready on {url_of(settings.host, settings.port)}"))
+
+
+@app.command("config")
+def show_config(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+    """Show every setting: its effective value and where that came from; secrets are masked."""
+    from service.settings import load_settings
+
+    settings, sources = load_settings(config, data_dir=data_dir)
+    values: dict[str, Any] = settings.model_dump(mode="json")
+    fields = type(settings).model_fields
+    answer = {
+        name: {"value": value, "source": sources[name], "about": fields[name].description or ""}
+        for name, value in values.items()
+    }
+    if json:
+        report(answer, as_json=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("setting", "value", "source", "environment", box=None, pad_edge=False)
+    for name, row in answer.items():
+        style = None if row["source"] == "default" else "bold"
+        table.add_row(name, str(row["value"]), row["source"], f"REPL_{name.upper()}", style=style)
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def url_of(host: str, port: int) -> str:
+    """The address to show and to call: a wildcard address is reached over loopback."""
+    name = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+    return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
+
+
+def main() -> None:
+    """Run the service's commands alone."""
+    main_of(app)

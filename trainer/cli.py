@@ -1,0 +1,143 @@
+"""The whole command line: the service's commands and those that import, learn, train and measure; it has
+main().
+
+Heavy imports stand inside the commands (`service/cli.py` says why). `run` lives here because it starts both
+processes; each is this same program in a process of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service import cli_versions
+from service.cli import Host, Port, app, url_of
+from service.console import Config, DataDir, Json, main_of, note, progress_bar, report, settings_of
+from trainer import cli_bench, cli_import
+
+app.add_typer(cli_import.app, name="import")
+app.add_typer(cli_bench.app, name="bench")
+
+Sample = Annotated[bool, typer.Option("--sample", help="Import the shipped data first, if the log is empty.")]
+
+
+@app.command()
+def run(
+    data_dir: DataDir = None,
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    sample: Sample = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show both processes' logs here.")] = False,
+) -> None:
+    """Start ranker and trainer on the embedded store, wait until both answer, and stay until Ctrl-C."""
+    settings = settings_of(data_dir, config, host=host, port=port)
+    from service.processes import Processes, answers, check_port
+
+    check_port(settings.host, settings.port)
+    if sample:
+        cli_import.import_sample(settings)
+    where = ["--data-dir", str(settings.data_dir)] + (["--config", str(config)] if config else [])
+    itself = [sys.executable, "-m", "trainer.cli"]
+    note("starting ranker and trainer …")
+    with Processes(None if verbose else settings.data_dir / "logs") as processes:
+        address = ["--host", settings.host, "--port", str(settings.port)]
+        processes.start("trainer", [*itself, "learn", *where])
+        processes.start("ranker", [*itself, "serve", *where, *address])
+        url = url_of(settings.host, settings.port)
+        called = url.removeprefix("http://").rsplit(":", 1)[0].strip("[]")
+        if processes.wait_until(lambda: answers(called, settings.port, "/health/ready"), 300, "the ranker"):
+            note(f"ready:  {url}   (data in {settings.data_dir}, Ctrl-C ends it)")
+            processes.watch()
+    note("stopped")
+
+
+@app.command()
+def learn(data_dir: DataDir = None, config: Config = None) -> None:
+    """Learn online: follow the log, update counters and weights, publish versions. Runs until stopped."""
+    settings = settings_of(data_dir, config)
+    import signal
+    import threading
+
+    from service.logs import set_up
+    from trainer.online import run as run_online
+
+    set_up(settings.log_level)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    run_online(settings, stop)
+
+
+@app.command()
+def train(
+    data_dir: DataDir = None,
+    config: Config = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where bases are kept [default: DATA_DIR/base].")
+    ] = None,
+    sample: Sample = False,
+    json: Json = False,
+) -> None:
+    """Train a base model offline from the imported log (needs torch: `make train`); `run` then serves it."""
+    settings = settings_of(data_dir, config)
+    from service.console import require
+
+    require("torch", "training needs torch", "run `make train`, or: pip install 'repl-ranker[train]'")
+    if sample:
+        cli_import.import_sample(settings)
+    from trainer.offline import train as train_base
+
+    with progress_bar("training", "steps", quiet=json) as progress:
+        made = train_base(settings, out or settings.data_dir / "base", progress=progress)
+    report({"base": str(made)}, json)
+
+
+@app.command()
+def validate(file: Path, data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+    """Judge a file of events before importing it: PASS, WARN and FAIL lines; exit status 1 on FAIL."""
+    settings = settings_of(data_dir, config)
+    from trainer.validate import validate_file
+
+    with progress_bar("reading", "lines", quiet=json) as progress:
+        checks = validate_file(file, tenant=settings.tenant, progress=progress)
+    report(
+        {"file": str(file), "checks": [check._asdict() for check in checks]}, json, lambda: map(str, checks)
+    )
+    if any(check.verdict == "FAIL" for check in checks):
+        raise typer.Exit(1)
+
+
+@cli_versions.app.command("verify")
+def verify(
+    version: cli_versions.Number, data_dir: DataDir = None, config: Config = None, json: Json = False
+) -> None:
+    """Replay the log from the nearest checkpoint and compare the hash of every version up to this one."""
+    settings = settings_of(data_dir, config)
+    from trainer.verify import verify as verify_version
+
+    answer = verify_version(settings, version)
+    report(answer, json)
+    if not answer["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def warm(json: Json = False) -> None:
+    """Compile and cache every kernel now, so that the first start does not have to."""
+    from trainer.warm import warm_kernels
+
+    with progress_bar("compiling kernels", "modules", quiet=json) as progress:
+        report(warm_kernels(progress), json)
+
+
+def main() -> None:
+    """The `repl-ranker` command."""
+    main_of(app)
+
+
+if __name__ == "__main__":
+    main()
