@@ -12,8 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import service
+from features.errors import ArtifactError
+from service.artifact import find_base
+from service.engine import SAMPLE
 from service.settings import Settings
 from trainer.bench.client import RawClient
+
+
+TEST_BASE = Path(service.__file__).parent / "testkit_base"
 
 
 def free_port() -> int:
@@ -89,8 +96,9 @@ def temporary_data() -> Iterator[Path]:
 
 
 def children_of(settings: Settings) -> dict[str, object]:
-    """The settings that a bench's server takes over from the caller."""
-    found: dict[str, object] = {}
-    if settings.base_dir is not None:
-        found["base_dir"] = str(settings.base_dir.resolve())
-    return found
+    """The settings that a bench's server takes over: the base model (the test kit's where there is no other)."""
+    try:
+        base = find_base(settings.data_dir, settings.base_dir, SAMPLE)
+    except ArtifactError:
+        base = TEST_BASE
+    return {"base_dir": str(base.resolve())}

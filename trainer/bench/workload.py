@@ -11,10 +11,11 @@ import orjson
 
 from trainer.bench.client import RawClient
 
-WORDS = tuple(
+_TEXT = (
     "red blue green white vintage glass metal wooden lantern lamp mug clock bag box heart star rose bird "
-    "tin garden kitchen party paper candle holder set small large retro hanging doormat".split()  # noqa: SIM905
+    "tin garden kitchen party paper candle holder set small large retro hanging doormat"
 )
+WORDS = _TEXT.split()
 BATCH = 5_000
 
 
