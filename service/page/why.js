@@ -4,9 +4,41 @@ const at = (id) => document.getElementById(id);
 const space = "http://www.w3.org/2000/svg";
 const SHOWN = 9;
 
-const WORDS = { hidden: "the network (user, query, item)", intercept: "base level", category: "its category, brand and price band", position: "position" };
+const WHOLE = {
+  hidden: "the network: who, query, item",
+  intercept: "base level",
+  pos: "position",
+  cat: "its category, brand and price band",
+  "new.share": "share of new things bought",
+};
+const TIMES = {
+  "1m": "1 minute", "10m": "10 minutes", "1h": "1 hour", "2h": "2 hours", "6h": "6 hours", "1d": "1 day", "7d": "7 days", "30d": "30 days", "90d": "90 days",
+};
+const PARTS = {
+  item: {
+    click: "all looked at it", cart: "all put it into baskets", buy: "all bought it", share: "its share of everything",
+    rate: "its clicks against those expected", conversion: "bought after a look", trend: "its trend",
+  },
+  category: { share: "share of its category", rate: "its category’s clicks against those expected" },
+  own: {
+    click: "you looked at it", favourite: "you marked it", cart: "you have it in the basket", buy: "you bought it", refund: "you gave it back",
+    count: "how often you met it", age: "you met it", open: "looked at, not bought", bought: "you bought it", buys: "how often you bought it",
+    due: "time to buy it again", last: "what you touched last", last_bought: "your last purchase", rank: "how recently you met it", rank_slow: "how recently you met it, slowly fading",
+  },
+  own_category: { share: "your share of its category", count: "you in its category", age: "you were in its category", bought: "you bought in its category" },
+};
+const NEAR = { last1: "goes with your last item", last5: "goes with your last 5 items", last20: "goes with your last 20 items", given20: "given your last 20 items" };
 
-export const label = (name) => WORDS[name] ?? name.replace(/^(rt|field)\./, "").replace(/[._]/g, " ");
+// A term's name in the words of a shopper; one without words keeps its own name.
+export function label(name) {
+  const [first, group, part, time] = name.split(".");
+  const whole = WHOLE[name.replace(/^rt\./, "")];
+  if (whole) return whole;
+  if (first === "field") return name.slice(6);
+  const words = group === "i2i" ? NEAR[part] : PARTS[group]?.[part];
+  if (!words) return name.replace(/^rt\./, "");
+  return time ? `${words}, ${TIMES[time] ?? time}` : words;
+}
 
 function bar(value, largest) {
   const picture = document.createElementNS(space, "svg");
