@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,13 @@ def _segmenter() -> Callable[[str], list[str]]:
 
     cut: Callable[[str], list[str]] = rjieba.cut
     return cut
+
+
+def one_text(value: Any) -> str | None:
+    """A field value as one text: a list gives its first element, numbers their decimal form; None if empty."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return None if value is None or value == "" else str(value)
 
 
 def words(text: str, language: str = "en") -> list[str]:

@@ -111,11 +111,12 @@ class Scorer:
     def encode_actor(self, actor: int, item_towers: F32, kinds: U8, times: I64) -> SideVector:
         """Vectors of an actor key (0: nobody) with interactions oldest first: towers f32[L, 64], kinds u8[L], ms i64[L].
 
-        Only the last 50 count; none is fine. Holds until her next interaction.
+        Only the last 50 count. With none her own code is left out: an ID without a past says nothing. Holds until her
+        next interaction.
         """
         towers, kinds, times = item_towers[-HISTORY:], kinds[-HISTORY:], times[-HISTORY:]
         steps = len(towers) + 1  # the start step first
-        own = self._bags("user", coding.user_parts(np.array([actor], np.uint64)))
+        own = self._bags("user", coding.user_parts(np.array([actor if len(towers) else 0], np.uint64)))
         inputs: dict[str, npt.NDArray[Any]] = {
             "own": own,
             "towers": np.zeros((steps, own.shape[1]), np.float32),
