@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from features import assembler_kernels as kernels
-from features import realtime_kernels
+from features import user_kernels
 from features.catalogue import Catalogue
 from features.layout import ZLayout
+from features.math_kernels import round_all
 from features.realtime import RealtimeState
 from features.schema import Schema
 from features.user_state import UserState
@@ -46,40 +47,11 @@ def round_f16(x: F32) -> F32:
     """Round f32 values to the f16 grid in place, clipped to ±1000: numpy's astype(float16) to the bit.
     Returns x.
     """
-    flat = x.reshape(-1)
-    kernels.round_f16(flat, flat.view(np.uint32))
+    round_all(x.reshape(-1))
     return x
 
 
-class _User:
-    """Tables of one request: what the actor's history says of items, categories and neighbours."""
-
-    __slots__ = (
-        "cat",
-        "cat_keys",
-        "cat_table",
-        "i2i",
-        "i2i_keys",
-        "i2i_table",
-        "new",
-        "own",
-        "own_keys",
-        "own_table",
-    )
-
-    def __init__(self, history: int, neighbours: int) -> None:
-        size = 1 << (2 * history - 1).bit_length() if history else 2
-        self.own_table = np.full(size, kernels.EMPTY, np.int32)
-        self.own_keys = np.empty(history, np.uint64)
-        self.own = np.zeros((history, kernels.OWN), np.float32)
-        self.cat_table = np.full(size, kernels.EMPTY, np.int32)
-        self.cat_keys = np.empty(history, np.uint64)
-        self.cat = np.zeros((history, kernels.OWN_CATEGORY), np.float32)
-        size = 1 << (2 * neighbours - 1).bit_length() if neighbours else 2
-        self.i2i_table = np.full(size, kernels.EMPTY, np.int32)
-        self.i2i_keys = np.empty(neighbours, np.int32)
-        self.i2i = np.zeros((neighbours, kernels.I2I), np.float32)
-        self.new = history == 0
+_NOBODY = UserState(0)
 
 
 class Assembler:
@@ -135,63 +107,47 @@ class Assembler:
         rows: i32[n] catalogue rows, −1 unknown. hidden: f32[n, h] (None: zeros). candidate_fields: f32[n, k]
         as sent, one column a candidate-scope numeric field of the schema in order, nan where missing.
         """
-        layout = self.layout
-        z = np.zeros((layout.d, len(rows)), np.float32)
-        if hidden is not None:
-            z[layout.block("hidden")] = hidden.T
+        layout, catalogue = self.layout, self.catalogue
+        z = np.empty((layout.d, len(rows)), np.float32)
+        if hidden is None:
+            z[layout.block("hidden")] = 0
+        else:
+            kernels.fill_hidden(hidden, z[layout.block("hidden")])
         z[layout.block("intercept")] = 1
         with self._sync, self.realtime.lock:
             self._synchronise()
             self._fill_rt(request, rows, z[layout.block("rt")])
-        self._fill_fields(request, rows, candidate_fields, z[layout.block("field")])
-        catalogue = self.catalogue
-        kernels.fill_category_block(
+        if self._fields:
+            self._fill_fields(request, rows, candidate_fields, z[layout.block("field")])
+        z[layout.block("pos")] = 0
+        kernels.fill_categories(
             rows, catalogue.category, catalogue.brand, catalogue.price, z[layout.block("cat")]
         )
-        return round_f16(z)
-
-    def _user(self, request: RequestView) -> _User:
-        history, realtime = request.history, self.realtime
-        if history is None or not len(history):
-            return _User(0, 0)
-        items, times, kinds = history.items, history.times, history.kinds
-        _, newest = np.unique(items[::-1], return_index=True)
-        recent = len(items) - 1 - np.sort(newest)[: kernels.RECENT]
-        user = _User(len(items), len(recent) * realtime.config.neighbours)
-        kernels.own_entries(request.t, items, times, kinds, user.own_table, user.own_keys, user.own)
-        rows = self.catalogue.rows_of_keys(items)
-        cats = (
-            np.where(rows >= 0, self.catalogue.category[rows], 0).astype(np.uint64)
-            if len(self.catalogue)
-            else (np.zeros(len(items), np.uint64))
-        )
-        kernels.category_entries(request.t, cats, times, kinds, user.cat_table, user.cat_keys, user.cat)
-        base_time = int(realtime.scalars[realtime_kernels.BASE_TIME])
-        base = 2.0 ** ((request.t - base_time) / realtime.config.half_life_ms) if len(realtime.items) else 1.0
-        kernels.i2i_entries(
-            realtime.slots(items[recent]), kinds[recent], np.array(realtime.config.gains), realtime.lists,
-            realtime.list_slots, realtime.list_len, realtime.list_weights, realtime.degree, base,
-            user.i2i_table, user.i2i_keys, user.i2i,
-        )  # fmt: skip
-        return user
+        return z
 
     def _fill_rt(self, request: RequestView, rows: npt.NDArray[np.int32], out: F32) -> None:
-        realtime, catalogue, user = self.realtime, self.catalogue, self._user(request)
-        totals = np.zeros(realtime.totals.shape[1])
-        kernels.decayed(realtime.totals[0], realtime.totals_last[0], request.t, realtime.windows, totals)
-        w = len(realtime.windows)
-        everything = totals[w : 2 * w] + totals[2 * w : 3 * w] + totals[3 * w : 4 * w]
+        realtime, catalogue = self.realtime, self.catalogue
+        history = request.history or _NOBODY
+        t, times, kinds = request.t, history.times, history.kinds
+        mine = catalogue.rows_of_keys(history.items)
+        codes = catalogue.category_code
+        own = user_kernels.own_table(t, mine, times, kinds)
+        own_category = user_kernels.category_table(t, mine, codes, times, kinds)
+        i2i = user_kernels.i2i_table(
+            own[1], own[2], self._row_slots, realtime.gains, realtime.lists, realtime.list_slots,
+            realtime.list_len, realtime.list_weights, realtime.degree, realtime.degree_total, realtime.scale(t),
+        )  # fmt: skip
+        totals = kernels.totals_at(realtime.totals[0], realtime.totals_last[0], t, realtime.windows)
         kernels.fill_rt(
-            request.t, rows, self._row_slots, catalogue.category_code, self._groups, catalogue.key,
-            catalogue.category,
-            realtime.item_counts, realtime.item_last, realtime.windows, everything, realtime.category_counts,
-            realtime.category_last, user.own_table, user.own_keys, user.own, user.cat_table, user.cat_keys,
-            user.cat, user.i2i_table, user.i2i_keys, user.i2i, user.new, out,
+            t, rows, self._row_slots, codes, self._groups, realtime.item_counts, realtime.item_last,
+            realtime.windows, totals, realtime.category_counts, realtime.category_last, own, own_category, i2i,
+            not len(history), out,
         )  # fmt: skip
 
     def _fill_fields(
         self, request: RequestView, rows: npt.NDArray[np.int32], given: F32 | None, out: F32
     ) -> None:
+        """Numeric fields, standardised; the schema's default where missing. Rounded like the rest."""
         item_column = candidate_column = 0
         known = rows >= 0
         for k, numeric in enumerate(self._fields):
@@ -208,6 +164,7 @@ class Assembler:
                 column = (given[:, candidate_column] - numeric.mean) / numeric.std
                 out[k] = np.where(np.isfinite(column), column, default)
                 candidate_column += 1
+        round_f16(out)
 
     def fill_position(
         self, z_rows: npt.NDArray[np.floating], positions: npt.NDArray[np.integer], surface: int

@@ -52,7 +52,7 @@ def own_category_names() -> list[str]:
 def i2i_names() -> list[str]:
     """Co-visitation with the actor's last 1, 5 and 20 items."""
     names = [f"i2i.last{depth}.{tau}" for depth in (1, 5, 20) for tau in TAU_NAMES]
-    return [*names, *(f"i2i.given20.{tau}" for tau in TAU_NAMES)]
+    return names + [f"i2i.{form}20.{tau}" for form in ("given", "lift") for tau in TAU_NAMES]
 
 
 RT_NAMES = tuple(

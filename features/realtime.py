@@ -66,12 +66,13 @@ class RealtimeState:
         taus = len(c.taus_ms)
         self.windows = np.array(WINDOWS_MS)
         self.taus = np.array(c.taus_ms)
-        self._gains = np.array(c.gains)
+        self.gains = np.array(c.gains)
         self.items = KeyIndex(c.max_items)
         self.categories = KeyIndex(c.max_categories)
         self.item_counts = np.zeros((c.max_items, width), np.float32)
         self.item_last = np.zeros(c.max_items, np.int64)
         self.degree = np.zeros((c.max_items, taus), np.float32)
+        self.degree_total = np.zeros(taus)
         self.lists = np.zeros(c.max_items, np.int32)
         self.category_counts = np.zeros((c.max_categories, width), np.float32)
         self.category_last = np.zeros(c.max_categories, np.int64)
@@ -107,6 +108,13 @@ class RealtimeState:
             "lists": int(self.scalars[kernels.REFUSED_LISTS]),
         }
 
+    def scale(self, t: int) -> float:
+        """What one pair learned at t (ms) is worth in list weights, which grow with time instead of
+        decaying.
+        """
+        base = int(self.scalars[kernels.BASE_TIME])
+        return 1.0 if base == kernels.NEVER else 2.0 ** ((t - base) / self.config.half_life_ms)
+
     def slots(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
         """Counter rows i32[n] of item keys u64[n]; −1 where an item has none."""
         return self.items.get_many(keys)
@@ -129,10 +137,11 @@ class RealtimeState:
             done = kernels.apply_ops(
                 ops.t, ops.kind, order, category, ops.position, ops.surface, ops.recent_start, r_slots,
                 ops.recent_t, ops.recent_kind, self.items.keys, self.item_counts, self.item_last, self.degree,
+                self.degree_total,
                 self.lists, self._dirty["items"], ITEMS_A_CHUNK, self.categories.keys, self.category_counts,
                 self.category_last, self._dirty["categories"], self.totals, self.totals_last, self.shown,
                 self.clicked, self.list_slots, self.list_len, self.list_weights, self._owner_of,
-                self._dirty["lists"], LISTS_A_CHUNK, self.windows, self.taus, self._gains,
+                self._dirty["lists"], LISTS_A_CHUNK, self.windows, self.taus, self.gains,
                 self.config.backward, self.config.half_life_ms, s, done,
             )  # fmt: skip
             if done < len(ops):
@@ -141,7 +150,14 @@ class RealtimeState:
     def _deflate(self, t: int) -> None:
         s = self.scalars
         while kernels.deflate(
-            len(self.items), self.degree, self.list_weights, self.list_len, s, self.config.half_life_ms, t
+            len(self.items),
+            self.degree,
+            self.degree_total,
+            self.list_weights,
+            self.list_len,
+            s,
+            self.config.half_life_ms,
+            t,
         ):
             self._all_dirty = True
         s[kernels.HASH] = self._content_hash()
@@ -197,8 +213,7 @@ class RealtimeState:
         state.
         """
         h = hashlib.sha256(repr(self.config).encode())
-        for part in (self.scalars, self.totals, self.totals_last, self.shown, self.clicked):
-            h.update(part.tobytes())
+        h.update(self._globals())
         return h.hexdigest()
 
     def verify(self) -> bool:
@@ -251,9 +266,11 @@ class RealtimeState:
             head += (self.items if table == "items" else self.categories).keys[start:end].tobytes()
         return head + b"".join(part[start:end].tobytes() for part in self._parts(table))
 
+    def _tables(self) -> list[npt.NDArray[Any]]:
+        return [self.scalars, self.totals, self.totals_last, self.shown, self.clicked, self.degree_total]
+
     def _globals(self) -> bytes:
-        parts = (self.scalars, self.totals, self.totals_last, self.shown, self.clicked)
-        return b"".join(part.tobytes() for part in parts)
+        return b"".join(part.tobytes() for part in self._tables())
 
     def restore(self, chunks: Mapping[str, bytes]) -> None:
         """Become the state that `chunks` (all of `chunk_names`) were taken from.
@@ -273,7 +290,7 @@ class RealtimeState:
 
     def _restore(self, chunks: Mapping[str, bytes]) -> None:
         at = 0
-        for part in (self.scalars, self.totals, self.totals_last, self.shown, self.clicked):
+        for part in self._tables():
             part.flat[:] = np.frombuffer(chunks["globals"], part.dtype, part.size, at)
             at += part.nbytes
         by_number = sorted(

@@ -144,7 +144,7 @@ def add_degree(slot: Any, gain: Any, degree: Any, scalars: Any) -> None:
 @njit(cache=True, nogil=True)
 def learn_pairs(
     item: Any, t: Any, kind: Any, slots: Any, times: Any, kinds: Any, taus: Any, gains: Any, backward: Any,
-    half_life: Any, lists: Any, degree: Any, list_slots: Any, list_len: Any, list_w: Any, list_dirty: Any,
+    half_life: Any, lists: Any, degree: Any, degree_total: Any, list_slots: Any, list_len: Any, list_w: Any, list_dirty: Any,
     lists_a_chunk: Any, owner_of: Any, item_dirty: Any, items_a_chunk: Any, scalars: Any,
 ) -> None:  # fmt: skip
     """Pair a new interaction with the actor's earlier ones, newest first, until the same item comes up."""
@@ -198,6 +198,8 @@ def learn_pairs(
         )
         add_degree(other, ahead, degree, scalars)
         add_degree(item, behind, degree, scalars)
+        degree_total += ahead
+        degree_total += behind
         item_dirty[other // items_a_chunk] = 1
 
 
@@ -214,6 +216,7 @@ def deflate(
     steps = math.floor(exponent / 32.0)
     factor = 2.0 ** (-32.0 * min(steps, 8.0))
     scalars[BASE_TIME] += np.int64(steps * 32.0 * half_life)
+    degree_total *= factor
     for slot in range(n_items):
         for j in range(degree.shape[1]):
             degree[slot, j] *= factor
@@ -280,7 +283,7 @@ def position_bucket(position: Any) -> Any:
 @njit(cache=True, nogil=True)
 def apply_ops(
     t: Any, kind: Any, item: Any, category: Any, position: Any, surface: Any, start: Any, r_slots: Any,
-    r_times: Any, r_kinds: Any, item_keys: Any, counts: Any, last: Any, degree: Any, lists: Any, item_dirty: Any,
+    r_times: Any, r_kinds: Any, item_keys: Any, counts: Any, last: Any, degree: Any, degree_total: Any, lists: Any, item_dirty: Any,
     items_a_chunk: Any, cat_keys: Any, cat_counts: Any, cat_last: Any, cat_dirty: Any, totals: Any,
     totals_last: Any, shown: Any, clicked: Any, list_slots: Any, list_len: Any, list_w: Any, owner_of: Any,
     list_dirty: Any, lists_a_chunk: Any, windows: Any, taus: Any, gains: Any, backward: Any, half_life: Any,
@@ -323,7 +326,7 @@ def apply_ops(
             a, b = start[i], start[i + 1]
             learn_pairs(
                 slot, t[i], k, r_slots[a:b], r_times[a:b], r_kinds[a:b], taus, gains, backward, half_life, lists,
-                degree, list_slots, list_len, list_w, list_dirty, lists_a_chunk, owner_of, item_dirty,
+                degree, degree_total, list_slots, list_len, list_w, list_dirty, lists_a_chunk, owner_of, item_dirty,
                 items_a_chunk, scalars,
             )  # fmt: skip
     return t.shape[0]

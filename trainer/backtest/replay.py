@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,7 +162,7 @@ class Backtest:
                 )
 
     def _negatives(
-        self, pool: Sequence[int], place: dict[int, int], own: set[int], group: _Group
+        self, pool: Rows | array[int], place: dict[int, int], own: set[int], group: _Group
     ) -> npt.NDArray[np.int64]:
         """Places of `negatives` items drawn from a pool of rows: not the group's own targets, not touched
         before.
