@@ -56,11 +56,13 @@ class WeightStore(Protocol):
         checkpoint: CheckpointWrite | None = None,
         *,
         pins: Mapping[int, bool] | None = None,
+        keep: Iterable[int] = (),
     ) -> None:
         """Write a version and all that belongs to it in one transaction, or nothing.
 
         changes: Ops bytes for replicas (b"" = none were taken); None leaves a gap, replicas reload from a
-        checkpoint. Chunks of the checkpoint must have been put before. pins: version → pinned or not.
+        checkpoint. Chunks of the checkpoint must have been put before. pins: version → pinned or not. keep: versions
+        that are never thinned out, because a replay needs their weights (they were rolled back to).
         """
         ...
 
@@ -143,6 +145,7 @@ CREATE TABLE IF NOT EXISTS versions(v INTEGER PRIMARY KEY, base TEXT NOT NULL, k
   weights_version INTEGER NOT NULL, weights BLOB NOT NULL, offsets BLOB NOT NULL, watermark INTEGER NOT NULL,
   counters_through INTEGER NOT NULL, held TEXT, hash TEXT NOT NULL, created INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS pins(v INTEGER PRIMARY KEY, place INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS kept(v INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS changes(v INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS checkpoints(v INTEGER PRIMARY KEY, manifest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS chunks(sha TEXT PRIMARY KEY, refs INTEGER NOT NULL, body BLOB NOT NULL);
@@ -215,6 +218,7 @@ class EmbeddedWeightStore:
         checkpoint: CheckpointWrite | None = None,
         *,
         pins: Mapping[int, bool] | None = None,
+        keep: Iterable[int] = (),
     ) -> None:
         row = (version.v, version.base, version.kind, version.weights_version, version.weights,
                msgspec.json.encode(version.offsets), version.watermark, version.counters_through,
@@ -225,6 +229,7 @@ class EmbeddedWeightStore:
                 db.execute("INSERT INTO changes VALUES (?, ?)", (version.v, changes))
             for v, wanted in (pins or {}).items():
                 _set_pin(db, v, wanted)
+            db.executemany("INSERT OR IGNORE INTO kept VALUES (?)", [(v,) for v in keep])
             if checkpoint is not None:
                 _write_checkpoint(db, checkpoint)
 
@@ -305,7 +310,7 @@ class EmbeddedWeightStore:
 
     def thin(self, now: int) -> dict[str, int]:
         ages = self._rows("SELECT v, created, v IN (SELECT v FROM checkpoints) FROM versions ORDER BY v")
-        pins = {row[0] for row in self._rows("SELECT v FROM pins")}
+        pins = {row[0] for row in self._rows("SELECT v FROM pins UNION SELECT v FROM kept")}
         keep = keep_versions([(v, created, bool(point)) for v, created, point in ages], pins, now)
         drop = [v for v, _, _ in ages if v not in keep]
         points = [row[0] for row in self._rows("SELECT v FROM checkpoints ORDER BY v")]

@@ -7,7 +7,7 @@ knows neither what an entry means nor the wall clock.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ Entry = tuple[int, int, int, Any]
 
 
 class Hold:
-    """Entries (due ms, kind, number, payload) by due time. Payloads are plain msgpack values."""
+    """Entries (due ms, kind, number, payload) by due time. Payloads of timers are plain msgpack values."""
 
     def __init__(self) -> None:
         self._heap: list[Entry] = []
@@ -52,11 +52,13 @@ class Hold:
         heapq.heapify(self._heap)
         return dropped
 
-    def state(self) -> bytes:
-        """All entries, sorted, as msgpack."""
-        return msgspec.msgpack.encode((self._number, sorted(self._heap, key=lambda entry: entry[:3])))
+    def state(self, pack: Callable[[Any], Any]) -> bytes:
+        """All entries, sorted, as msgpack; `pack` makes plain values of the payload of an event."""
+        ordered = sorted(self._heap, key=lambda entry: entry[:3])
+        plain = [(due, kind, n, pack(load) if kind == EVENT else load) for due, kind, n, load in ordered]
+        return msgspec.msgpack.encode((self._number, plain))
 
-    def load(self, data: bytes) -> None:
+    def load(self, data: bytes, unpack: Callable[[Any], Any]) -> None:
         """The inverse of `state`."""
         self._number, entries = msgspec.msgpack.decode(data, type=tuple[int, list[Entry]])
-        self._heap = list(entries)
+        self._heap = [(due, kind, n, unpack(load) if kind == EVENT else load) for due, kind, n, load in entries]

@@ -36,7 +36,7 @@ PENDING = np.dtype(
 LABEL = np.dtype([("scored", "<f8"), ("cut", "<i8"), ("state", "u1"), ("untaught", "?")])
 RANKING = np.dtype(
     [("hash", "<u8"), ("t", "<i8"), ("first", "<i8"), ("n", "<i8"), ("offset", "<i8"), ("deadline", "<i8"),
-     ("surface", "u1")]
+     ("actor", "<u8"), ("surface", "u1")]
 )  # fmt: skip
 NO_COLUMNS = np.dtype([("unused", "u1")])
 
@@ -68,6 +68,7 @@ class Shown:
     categories: NDArray[np.uint64]
     positions: NDArray[np.int16]
     z: NDArray[np.float16]
+    actor: int = 0
     control: bool = False
     waiting: bool = False
 
@@ -118,7 +119,7 @@ class Join:
         self._evict(n)
         rank = self.rankings.next
         deadline = shown.t + JOIN_WAIT_MS if shown.waiting else 0
-        row = (shown.hash, shown.t, self.shown.next, n, shown.offset, deadline, shown.surface)
+        row = (shown.hash, shown.t, self.shown.next, n, shown.offset, deadline, shown.actor, shown.surface)
         self.rankings.fixed[self.rankings.append(1)[0]] = row
         self._ranking_of[shown.hash] = rank
         slots = self.shown.append(n)
@@ -131,7 +132,7 @@ class Join:
         self.hold.push(shown.t + self.rules.negative_after, NEGATIVE, rank)
         self.count("shown", n)
 
-    def replace(self, ranking: int, z: NDArray[np.float16], t: int) -> bool:
+    def replace(self, ranking: int, z: NDArray[np.float16], t: int, *, control: bool) -> bool:
         """The served record of a waiting ranking came, at time t: its inputs replace those made here.
 
         z: f16 (n, d), rows of nan where the record has no such item. False when it is too late."""
@@ -146,19 +147,22 @@ class Join:
             return False
         have = ~np.isnan(z[:, 0])
         self.shown.z[slots[have]] = z[have]
+        self.shown.fixed["control"][slots] = control
         self.shown.rewrite(slots)
         row["deadline"] = 0
         self.rankings.rewrite(np.array([rank % self.rules.capacity]))
         return True
 
-    def waiting(self, ranking: int) -> tuple[NDArray[np.uint64], NDArray[np.int16], int] | None:
-        """Items, positions and surface of a ranking that waits for its served record, by hash."""
+    def waiting(self, ranking: int) -> Shown | None:
+        """A ranking that waits for its served record, by hash, with the inputs it has so far."""
         rank = self._ranking_of.get(ranking)
         row = None if rank is None else self.rankings.fixed[rank % self.rules.capacity]
         if row is None or not row["deadline"] or row["first"] < self.shown.oldest:
             return None
         slots = self.shown.slots(int(row["first"]), int(row["n"]))
-        return self.shown.fixed["item"][slots], self.shown.fixed["position"][slots], int(row["surface"])
+        of, z = self.shown.fixed[slots], self.shown.z[slots]
+        return Shown(ranking, int(row["t"]), int(row["offset"]), int(row["surface"]), of["item"],
+                     of["category"], of["position"], z, int(row["actor"]), waiting=True)  # fmt: skip
 
     def _evict(self, n: int) -> None:
         """Decide the rows that n new ones will overwrite: those still open are negatives now."""

@@ -87,8 +87,31 @@ class Learning:
         self.served = {head: mean.copy() for head, mean in back.items()}
         self.join.undo_after(to)
         self.gate.rolled_back(to, t)
-        if skip is not None and skip[1] > skip[0]:
-            self.skipped = merge([*self.skipped, skip])
+        if skip is not None:
+            self.skip(skip)
+
+    def skip(self, skipped: tuple[int, int]) -> None:
+        """Rankings of these event offsets [start, end) teach nothing from now on."""
+        if skipped[1] > skipped[0]:
+            self.skipped = merge([*self.skipped, skipped])
+
+    def follow(self, rules: JoinRules, *, noise: float, rate: float, resized: bool) -> None:
+        """Go on by other rules; with another capacity what waits in the join is forgotten, counted."""
+        self.join.rules = rules
+        for head in self.learner.heads.values():
+            head.kalman.noise, head.kalman.rate = noise, rate
+        if resized:
+            self.join.count("dropped_by_settings", self.join.shown.next - self.join.shown.oldest)
+            self.hold.drop(TIMERS)
+            self.join.clear()
+
+    def take_over(self, old: Learning) -> None:
+        """After a change of base: held events, counts and skipped ranges go on; labels that wait do not."""
+        self.hold = self.join.hold = old.hold
+        self.skipped = old.skipped
+        self.join.counts = old.join.counts
+        self.join.cut = old.join.cut
+        self.join.count("dropped_by_base", old.join.shown.next - old.join.shown.oldest)
 
 
 def merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,0 +1,270 @@
+"""What a record does when it arrives: user state and catalogue at once, join for rankings, hold for the rest.
+
+Later, when the hold lets an event out, it becomes ops for counters and co-visitation, and a label. It follows
+the log only and knows neither cuts nor versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import events
+from features.catalogue import Catalogue
+from features.errors import LogError, ReplError
+from features.hash_window import HashWindow
+from features.keys import actor_key, item_key, text_key
+from features.ops import IMPRESSION, Ops, OpsBuilder
+from features.realtime import RealtimeState
+from features.records import Record, ServedRecord
+from features.user_state import NO_RECENTS, Recents
+from trainer.hold import EVENT
+from trainer.join import Shown
+from trainer.publish import Learning
+from trainer.reconstruct import Reconstructor
+from trainer.served import ServedIndex
+from trainer.states import TrainerStates
+
+Keys = NDArray[np.uint64]
+Held = tuple[Any, ...]
+SHOWN, DONE = 0, 1
+
+
+def ranking_key(tenant: str, id: str) -> int:
+    """What a ranking and its served record meet by."""
+    return text_key("ranking", f"{tenant}\0{id}")
+
+
+class Arrivals:
+    """The parts that events move, in the order they come. `dead` collects (record, reason) of what is unreadable."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        realtime: RealtimeState,
+        users: TrainerStates,
+        dedup: HashWindow,
+        served: ServedIndex,
+        learning: Learning,
+        reconstruct: Reconstructor,
+        base: str,
+        hidden: int,
+    ) -> None:
+        """base, hidden: sha256 of the base, and its number of hidden dimensions."""
+        self.catalogue, self.realtime, self.users = catalogue, realtime, users
+        self.dedup, self.served, self.learning = dedup, served, learning
+        self.reconstruct, self.base, self.hidden = reconstruct, base, hidden
+        self.skips: dict[str, list[tuple[int, int]]] = {"counters": [], "user_state": []}
+        self.dead: list[tuple[Record, str]] = []
+        self.deleted: list[tuple[str, str]] = []
+        self._builder = OpsBuilder()
+        self._parts: list[Ops] = []
+
+    # arrival
+
+    def take_served(self, records: Iterable[Record]) -> None:
+        """Index the served records of a cut; a ranking that waits for one of them gets its inputs."""
+        for record in records:
+            try:
+                found = ServedRecord.from_bytes(record.body)
+            except LogError as error:
+                self.dead.append((record, error.message))
+                continue
+            key = ranking_key(record.tenant, found.request_id)
+            if not self.served.add(key, record):
+                self.learning.join.count("repeated_served")
+                continue
+            waiting = self.learning.join.waiting(key)
+            if waiting is not None:
+                self._late(key, waiting, found, record)
+
+    def _late(self, key: int, waiting: Shown, found: ServedRecord, record: Record) -> None:
+        join = self.learning.join
+        if not self._same_actor(found, record.tenant, waiting.actor):
+            return
+        have = self._rows_of(found, waiting.items)
+        z = np.full(waiting.z.shape, np.nan, np.float16)
+        known = have >= 0
+        rows = found.z_rows()
+        if rows.shape[1] - found.hidden != join.d - self.hidden:
+            join.count("foreign_layout")
+            return
+        z[known, self.hidden :] = rows[have[known], found.hidden :]
+        same = found.base == self.base
+        z[known, : self.hidden] = rows[have[known], : found.hidden] if same else waiting.z[known, : self.hidden]
+        filled = z[known]
+        self.reconstruct.assembler.fill_position(filled, waiting.positions[known], found.surface)
+        z[known] = filled
+        if join.replace(key, z, record.effective_time, control=found.arm == "control"):
+            join.count("reconstructed", -int(known.sum()))
+            join.count("joined" if same else "rebased", int(known.sum()))
+
+    def _same_actor(self, found: ServedRecord, tenant: str, actor: int) -> bool:
+        """A served record of another tenant or user is not joined."""
+        if found.tenant != tenant:
+            self.learning.join.count("foreign_tenant")
+            return False
+        if actor_key(found.user, found.session) != actor:
+            self.learning.join.count("foreign_user")
+            return False
+        return True
+
+    @staticmethod
+    def _rows_of(found: ServedRecord, items: Keys) -> NDArray[np.int64]:
+        """Row of each item in the served record, −1 where it is not among those logged."""
+        place = {item_key(item): k for k, item in reversed(list(enumerate(found.items)))}
+        return np.array([place.get(key, -1) for key in items.tolist()], np.int64)
+
+    def take(self, record: Record, t: int) -> None:
+        """One record of the stream `event`, at its effective time t."""
+        if record.kind == "blank":
+            return
+        try:
+            event = events.from_bytes(record.body)
+        except ReplError as error:
+            self.dead.append((record, error.message))
+            return
+        if not self.dedup.add(events.event_hash(event), record.offset, t):
+            self.learning.join.count("duplicates")
+            return
+        if isinstance(event, events.InteractionEvent):
+            self._interaction(event, record, t)
+        elif isinstance(event, events.RankingEvent):
+            self._ranking(event, record, t)
+        elif isinstance(event, events.ItemEvent):
+            self.reconstruct.forget(self.catalogue.apply(event))
+        elif isinstance(event, events.UserEvent) and event.op == "delete":
+            self.users.delete(actor_key(event.user, None))
+            self.deleted.append((record.tenant, event.user))
+
+    def _skipped(self, what: str, offset: int) -> bool:
+        return any(start <= offset < end for start, end in self.skips[what])
+
+    def _interaction(self, event: events.InteractionEvent, record: Record, t: int) -> None:
+        row = self.catalogue.intern(event.item)
+        kind = self.catalogue.schema.behaviour(event.type)
+        if kind < 0:
+            self.learning.join.count("unmapped")
+            return
+        item, actor = item_key(event.item), actor_key(event.user, event.session)
+        recents = NO_RECENTS
+        if actor and not self._skipped("user_state", record.offset):
+            state = self.users.get_or_new(actor)
+            recents = state.recents(t)
+            state.append(item, kind, t, record.offset)
+            self.users.put(state)
+        category = int(self.catalogue.category[row]) if row >= 0 else 0
+        ranking = 0 if event.ranking is None else ranking_key(record.tenant, event.ranking)
+        counted = not self._skipped("counters", record.offset)
+        self.learning.hold.push(t, EVENT, (DONE, kind, item, category, ranking, counted, recents))
+
+    def _ranking(self, event: events.RankingEvent, record: Record, t: int) -> None:
+        n = len(event.items)
+        keys = np.fromiter((item_key(item.id) for item in event.items), np.uint64, n)
+        positions = np.fromiter((min(item.position, 32_767) for item in event.items), np.int16, n)
+        rows = self.catalogue.rows_of_keys(keys)
+        categories = np.zeros(n, np.uint64)
+        categories[rows >= 0] = self.catalogue.category[rows[rows >= 0]]
+        shown, surface = self._inputs(event, record, t, keys, rows)
+        shown = Shown(
+            hash=shown.hash, t=t, offset=record.offset, surface=surface, items=keys, categories=categories,
+            positions=positions, z=shown.z, actor=shown.actor, control=shown.control, waiting=shown.waiting,
+        )  # fmt: skip
+        self.reconstruct.assembler.fill_position(shown.z, positions, surface)
+        self.learning.join.show(shown)
+        if not self._skipped("counters", record.offset):
+            self.learning.hold.push(t, EVENT, (SHOWN, surface, keys, categories, positions))
+
+    def _inputs(
+        self, event: events.RankingEvent, record: Record, t: int, keys: Keys, rows: NDArray[np.int32]
+    ) -> tuple[Shown, int]:
+        """The inputs z of a ranking's items: as served where its record is known, else made here."""
+        join = self.learning.join
+        key, actor = ranking_key(record.tenant, event.id), actor_key(event.user, event.session)
+        found = self.served.get(key)
+        waiting = found is None
+        if found is not None and not self._same_actor(found, record.tenant, actor):
+            found = None
+        have = np.full(len(keys), -1, np.int64) if found is None else self._rows_of(found, keys)
+        known = have >= 0
+        served = np.zeros((0, 0), np.float16) if found is None else found.z_rows()
+        d = join.d
+        if found is not None and served.shape[1] - found.hidden != d - self.hidden:
+            join.count("foreign_layout")
+            found, known = None, np.zeros(len(keys), bool)
+        same = found is not None and found.base == self.base
+        surface = 0 if found is None else found.surface
+        z = np.zeros((len(keys), d), np.float16)
+        if not same or not known.all():
+            z = self._made(event, t, rows, actor)
+            surface = self.reconstruct.surface(event) if found is None else surface
+        if found is not None:
+            z[known, self.hidden :] = served[have[known], found.hidden :]
+            if same:
+                z[known, : self.hidden] = served[have[known], : found.hidden]
+        join.count("joined" if same else "rebased", int(known.sum()))
+        join.count("reconstructed", int((~known).sum()))
+        control = found is not None and found.arm == "control"
+        none = np.zeros(0, np.uint64)
+        empty = np.zeros(0, np.int16)
+        return Shown(key, t, record.offset, surface, keys, none, empty, z, actor, control, waiting), surface
+
+    def _made(
+        self, event: events.RankingEvent, t: int, rows: NDArray[np.int32], actor: int
+    ) -> NDArray[np.float16]:
+        self.release(t - self.learning.join.rules.hold)
+        self.count_ops()
+        return self.reconstruct.z(event, t, rows, self.users.get(actor) if actor else None)
+
+    # release
+
+    def release(self, through: int) -> None:
+        """Let out what is due: ops are collected (`count_ops` applies them), labels go to the join."""
+        self.learning.release(through, self._let_out)
+
+    def _let_out(self, t: int, held: Held) -> None:
+        if held[0] == SHOWN:
+            _, surface, keys, categories, positions = held
+            add = self._builder.add
+            for item, category, position in zip(
+                keys.tolist(), categories.tolist(), positions.tolist(), strict=True
+            ):
+                add(t, IMPRESSION, item, category, position, surface)
+            return
+        _, kind, item, category, ranking, counted, recents = held
+        position, surface = self.learning.join.act(t, ranking, item, kind) if ranking else (0, 0)
+        if counted:
+            self._builder.add(t, kind, item, category, position, surface, recents)
+
+    def count_ops(self) -> None:
+        """Apply the ops collected to the counters."""
+        if len(self._builder):
+            part = self._builder.build()
+            self.realtime.apply(part)
+            self._parts.append(part)
+
+    def taken_ops(self) -> Ops | None:
+        """The ops applied since the last call, as one; None where there were none."""
+        parts, self._parts = self._parts, []
+        return Ops.concat(parts) if parts else None
+
+
+def pack_held(held: Held) -> list[Any]:
+    """A held event as plain values, for a checkpoint."""
+    if held[0] == SHOWN:
+        return [held[0], held[1], *(part.tolist() for part in held[2:])]
+    recents = held[6]
+    return [*held[:6], [part.tolist() for part in recents]]
+
+
+def unpack_held(plain: list[Any]) -> Held:
+    """The inverse of `pack_held`."""
+    if plain[0] == SHOWN:
+        kinds = (np.uint64, np.uint64, np.int16)
+        return (SHOWN, plain[1], *(np.array(part, kind) for part, kind in zip(plain[2:], kinds, strict=True)))
+    items, times, kinds_ = plain[6]
+    recents = Recents(np.array(items, np.uint64), np.array(times, np.int64), np.array(kinds_, np.uint8))
+    return (*plain[:6], recents if items else NO_RECENTS)

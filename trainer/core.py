@@ -1,0 +1,300 @@
+"""The trainer without log and store: a base, the state that events move, and one step a cut.
+
+`step` is a function of the state, the records that the cut covers and the weights that a rollback names: the same
+records and cuts give the same bits, whenever they are taken. It writes nothing (`trainer/online.py` does).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from features.assembler import Assembler, ZLayout
+from features.catalogue import Catalogue
+from features.errors import SchemaError, UnknownVersion
+from features.event_log import EventLog
+from features.hash_window import HashWindow
+from features.ops import Ops
+from features.realtime import RealtimeConfig, RealtimeState
+from features.records import Cut, Record
+from service.artifact import Artifact
+from service.last_layer import term_bounds
+from service.scorer import Scorer
+from service.weight_store import Kind, Version
+from trainer.arrivals import Arrivals
+from trainer.cuts import Batch
+from trainer.gate import PRIOR
+from trainer.meta import Meta
+from trainer.publish import TIMERS, Learning
+from trainer.reconstruct import Reconstructor
+from trainer.rules import Rules
+from trainer.served import ServedIndex
+from trainer.states import TrainerStates
+
+log = logging.getLogger(__name__)
+EVENT_KEY = "event/0"
+MAX_CHANGES = 1 << 20  # bytes of ops that a version carries; replicas reload instead
+WeightsOf = Callable[[int], Version]
+BaseOf = Callable[[str], Artifact | None]
+
+
+@dataclass
+class Outcome:
+    """What a step gives to commit. changes None: replicas reload from a checkpoint."""
+
+    version: Version
+    changes: bytes | None
+    checkpoint: bool  # at once, whatever the clock says
+    pins: dict[int, bool] = field(default_factory=dict)
+    keep: list[int] = field(default_factory=list)
+    dead: list[tuple[Record, str]] = field(default_factory=list)
+    deleted: list[tuple[str, str]] = field(default_factory=list)
+    wanted: dict[str, Any] | None = None  # the rollback that the gate asks for
+
+
+def version_hash(
+    base: str, offsets: Mapping[str, int], watermark: int, weights: bytes, counters: str
+) -> str:
+    """The content hash of a version (docs/formats.md §6)."""
+    found = hashlib.sha256(base.encode())
+    found.update(msgspec.json.encode(dict(sorted(offsets.items()))))
+    found.update(str(watermark).encode() + b"\0" + weights + counters.encode())
+    return found.hexdigest()
+
+
+class Core:
+    """See the module. Members are the parts that a checkpoint holds."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        users: TrainerStates,
+        artifact: Artifact,
+        rules: Rules,
+        *,
+        realtime: RealtimeConfig,
+        weights_of: WeightsOf,
+        base_of: BaseOf,
+    ) -> None:
+        """weights_of: a stored version (a rollback reads it); base_of: an artifact by sha256, None: not here."""
+        self.rules = rules
+        self.users = users
+        self.realtime = RealtimeState(realtime)
+        self.dedup = HashWindow(rules.dedup_ids, int(rules.dedup_hours * 3_600_000))
+        self.served = ServedIndex(event_log)
+        self.catalogue = Catalogue(artifact.schema, realtime.max_items)
+        self._weights_of, self._base_of = weights_of, base_of
+        self.v = 0
+        self.weights_version = 0
+        self.watermark = 0
+        self.offsets: dict[str, int] = {}
+        self.totals: dict[str, int] = {}
+        self.learning = self._learning(artifact)
+        self._use(artifact)
+
+    def _learning(self, artifact: Artifact) -> Learning:
+        layout = ZLayout(artifact.manifest.hidden, artifact.schema)
+        artifact.require_layout(layout.names, layout.fingerprint)
+        rules = self.rules
+        return Learning(
+            artifact.prior,
+            term_bounds(layout.terms()),
+            rules.join(),
+            noise=rules.process_noise,
+            rate=rules.learning_rate,
+        )
+
+    def _use(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        layout = ZLayout(artifact.manifest.hidden, artifact.schema)
+        assembler = Assembler(layout, artifact.schema, self.catalogue, self.realtime)
+        self.arrivals = Arrivals(
+            self.catalogue, self.realtime, self.users, self.dedup, self.served, self.learning,
+            Reconstructor(self.catalogue, Scorer(artifact), assembler), artifact.sha256, layout.hidden,
+        )  # fmt: skip
+
+    def meta(self) -> Meta:
+        """What a checkpoint says of where this core stands."""
+        learning = self.learning
+        return Meta(
+            base=self.artifact.sha256,
+            v=self.v,
+            weights_version=self.weights_version,
+            watermark=self.watermark,
+            offsets=dict(self.offsets),
+            last=learning.last,
+            served={name: mean.astype("<f8").tobytes() for name, mean in learning.served.items()},
+            skipped=list(learning.skipped),
+            skips={name: list(ranges) for name, ranges in self.arrivals.skips.items()},
+            totals=dict(self.totals),
+            poisoned=[head.poisoned for head in learning.learner.heads.values()],
+            rules=msgspec.structs.asdict(self.rules),
+        )
+
+    def adopt(self, meta: Meta, *, learned: bool) -> None:
+        """Stand where a checkpoint says; learned False: its weights are of a base that is not here."""
+        self.v, self.weights_version, self.watermark = meta.v, meta.weights_version, meta.watermark
+        self.offsets, self.totals = dict(meta.offsets), dict(meta.totals)
+        self.learning.skipped = list(meta.skipped)
+        self.arrivals.skips = {name: list(ranges) for name, ranges in meta.skips.items()}
+        if not learned:
+            self.learning.hold.drop(TIMERS)
+            return
+        self.learning.last = meta.last
+        self.learning.served = {name: np.frombuffer(data, "<f8").copy() for name, data in meta.served.items()}
+        for head, poisoned in zip(self.learning.learner.heads.values(), meta.poisoned, strict=True):
+            head.poisoned = poisoned
+
+    def due(self) -> int | None:
+        """The watermark at which something held is due; None when nothing waits."""
+        entry = self.learning.hold.next_due()
+        return None if entry is None else entry + self.rules.hold_ms
+
+    def step(self, v: int, cut: Cut, batch: Batch, created: int) -> Outcome:
+        """Learn what cut v covers. created: wall clock, ms, for the version's row only.
+
+        Order: control records; served records; events by (effective time, offset); what the hold lets out;
+        learner, gate and the weights to serve."""
+        outcome = Outcome(self._blank(v, cut), b"", False)
+        kind: Kind = "start" if v == 1 else "push"
+        self.learning.join.begin(v)
+        for record in batch["control"]:
+            kind = self._control(record, cut, outcome) or kind
+        arrivals = self.arrivals
+        arrivals.take_served(batch["served"])
+        ordered = sorted((record.effective_time, record.offset, record) for record in batch["event"])
+        for t, _, record in ordered:
+            arrivals.take(record, t)
+        self.v, self.offsets = v, dict(cut.offsets)
+        self.watermark = max(self.watermark, cut.watermark)
+        arrivals.release(self.watermark - self.rules.hold_ms)
+        arrivals.count_ops()
+        push = self.learning.push(v, self.watermark, self.offsets)
+        self.weights_version = v if push.changed or v == 1 else self.weights_version
+        self._finish(outcome, kind, push.weights, push.held, arrivals.taken_ops(), created)
+        self._total(batch)
+        return outcome
+
+    def _blank(self, v: int, cut: Cut) -> Version:
+        sha = self.artifact.sha256
+        return Version(v, sha, "push", 0, b"", dict(cut.offsets), cut.watermark, 0, None, "", 0)
+
+    def _finish(
+        self, outcome: Outcome, kind: Kind, weights: bytes, held: str | None, ops: Ops | None, created: int
+    ) -> None:
+        sha, v = self.artifact.sha256, self.v
+        digest = version_hash(sha, self.offsets, self.watermark, weights, self.realtime.digest())
+        through = self.watermark - self.rules.hold_ms
+        outcome.version = Version(
+            v, sha, kind, self.weights_version, weights, self.offsets, self.watermark, through, held, digest, created
+        )
+        body = b"" if ops is None else ops.to_bytes()
+        outcome.changes = None if len(body) > MAX_CHANGES or kind == "start" else body
+        outcome.checkpoint = outcome.checkpoint or kind != "push"
+        outcome.dead, self.arrivals.dead = self.arrivals.dead, []
+        outcome.deleted, self.arrivals.deleted = self.arrivals.deleted, []
+        outcome.wanted = self.learning.gate.state.wanted
+
+    def _total(self, batch: Batch) -> None:
+        for stream, records in batch.items():
+            self.totals[stream] = self.totals.get(stream, 0) + len(records)
+
+    # control records: they take effect at the start of the cut that covers them
+
+    def _control(self, record: Record, cut: Cut, outcome: Outcome) -> Kind | None:
+        try:
+            body = msgspec.json.decode(record.body, type=dict[str, Any])
+            return self._obey(record.kind, body, cut, outcome)
+        except (msgspec.MsgspecError, KeyError, TypeError, ValueError, UnknownVersion) as error:
+            self.learning.join.count("control_refused")
+            outcome.dead.append((record, f"control record refused: {error}"))
+            log.error("a control record was refused", extra={"offset": record.offset, "reason": str(error)})
+            if self.learning.gate.state.wanted is not None:
+                self.learning.gate.state.wanted["to"] = PRIOR
+            return None
+
+    def _obey(self, kind: str, body: dict[str, Any], cut: Cut, outcome: Outcome) -> Kind | None:
+        if kind in ("pin", "unpin"):
+            outcome.pins[int(body["version"])] = kind == "pin"
+            if kind == "pin":
+                self._weights_of(int(body["version"]))
+        elif kind == "rollback":
+            return self._roll_back(body, cut, outcome)
+        elif kind == "skip":
+            self._skip(str(body["applies_to"]), _range(body))
+        elif kind == "base":
+            return self._change_base(str(body["sha256"]), outcome)
+        elif kind == "settings":
+            self._change_rules(body)
+        else:
+            raise ValueError(f"unknown kind {kind!r}")
+        return None
+
+    def _roll_back(self, body: dict[str, Any], cut: Cut, outcome: Outcome) -> Kind:
+        to, means, start = int(body["to"]), None, 0
+        if to != PRIOR:
+            version = self._weights_of(to)
+            if version.base != self.artifact.sha256:
+                raise ValueError(f"version {to} is of another base")
+            means, start = version.vectors(), version.offsets.get(EVENT_KEY, 0)
+            outcome.keep.append(to)
+        skip = (start, cut.offsets.get(EVENT_KEY, 0))
+        if body.get("skip") is not None:
+            skip = _range(body["skip"])
+        self.learning.roll_back(to, means, self.watermark, skip)
+        self.learning.join.count("rollbacks")
+        outcome.checkpoint = True
+        return "rollback"
+
+    def _skip(self, what: str, skipped: tuple[int, int]) -> None:
+        if what == "weights":
+            self.learning.skip(skipped)
+        else:
+            self.arrivals.skips[what].append(skipped)
+
+    def _change_rules(self, body: dict[str, Any]) -> None:
+        changed = {name: body[name] for name in Rules.__struct_fields__ if name in body}
+        rules = msgspec.convert(msgspec.structs.asdict(self.rules) | changed, Rules)
+        resized = rules.join_capacity != self.rules.join_capacity
+        self.rules = rules
+        self.learning.follow(
+            rules.join(), noise=rules.process_noise, rate=rules.learning_rate, resized=resized
+        )
+
+    def _change_base(self, sha256: str, outcome: Outcome) -> Kind | None:
+        if sha256 == self.artifact.sha256:
+            return None
+        artifact = self._base_of(sha256)
+        if artifact is None:
+            raise ValueError(f"base {sha256} is not here")
+        self.change_base(artifact)
+        outcome.checkpoint = True
+        return "base"
+
+    def change_base(self, artifact: Artifact) -> None:
+        """Learn around another base from now on: its prior, no labels that wait; the rest goes on."""
+        if artifact.schema.fingerprint != self.catalogue.schema.fingerprint:
+            raise SchemaError(
+                "the new base was trained with another schema",
+                field="base_dir",
+                value=artifact.schema.fingerprint,
+                hint="serve it from a data directory of its own: replay the log there",
+            )
+        learning, old = self._learning(artifact), self.learning
+        old.hold.drop(TIMERS)
+        learning.take_over(old)
+        skips = self.arrivals.skips
+        self.learning = learning
+        self._use(artifact)
+        self.arrivals.skips = skips
+
+
+def _range(skip: Mapping[str, Any]) -> tuple[int, int]:
+    """A {from, to} of offset maps as offsets of the event stream."""
+    return int(skip["from"].get(EVENT_KEY, 0)), int(skip["to"][EVENT_KEY])

@@ -1,0 +1,24 @@
+"""The small things of a checkpoint: where the trainer stands, and what it served last. Only a form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Meta(msgspec.Struct):
+    """The small things: where the trainer stands, and what it served last."""
+
+    base: str
+    v: int
+    weights_version: int
+    watermark: int
+    offsets: dict[str, int]
+    last: bytes
+    served: dict[str, bytes]
+    skipped: list[tuple[int, int]]
+    skips: dict[str, list[tuple[int, int]]]
+    totals: dict[str, int]
+    poisoned: list[int]
+    rules: dict[str, Any]

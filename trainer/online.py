@@ -1,0 +1,304 @@
+"""The online trainer: follows the log cut by cut, learns, and commits versions, each exactly once.
+
+The steps of a cut, each a point where a crash test kills the process:
+
+  1. the cut record is appended to the log (from here on a replay repeats this cut)
+  2. what it covers is learned, in memory
+  3. the changed chunks of a checkpoint are put, where one is due
+  4. version, changes, checkpoint, user states and pins are committed in one transaction
+  5. a rollback that the gate asks for is appended as a control record, unless it is there already
+  6. dead letters, heartbeat and status are written, old versions thinned out
+
+After a crash the newest checkpoint is restored and the recorded cuts are followed; every version published since
+must be met with its hash. Only the choice of cuts and of checkpoints looks at a clock; neither moves the learner
+but through the cut's record. docs/exactly-once.md says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import msgspec
+
+from features.errors import Fenced, LogError, OffsetLost
+from features.event_log import EventLog, dead_letter, open_log, system_clock
+from features.realtime import RealtimeConfig
+from features.records import Cut, NewRecord, Offsets, Record, offset_key
+from service.artifact import Artifact
+from service.settings import Settings
+from service.weight_store import CheckpointWrite, Heartbeat, Kind, WeightStore, open_weight_store
+from trainer.blas import single_thread
+from trainer.checkpoint import Checkpoints, meta_of, restore
+from trainer.core import BaseOf, Core, Outcome
+from trainer.cuts import MAX_RECORDS, READ, Batch, choose, cover
+from trainer.fence import Fence
+from trainer.learner_status import Report
+from trainer.rules import Rules
+from trainer.states import TrainerStates
+
+log = logging.getLogger(__name__)
+
+CONTROL = "control/0"
+BEAT_MS = 1_000
+THIN_MS = 10_000
+BACKLOG_CHECKPOINT_MS = 10_000
+Clock = Callable[[], int]
+
+
+def no_base(sha256: str) -> Artifact | None:
+    """No other base than the one at hand."""
+    return None
+
+
+def _no_step(number: int) -> None:
+    """Nothing happens between the steps."""
+
+
+class OnlineTrainer:
+    """One trainer over a log and a store that are open; `start`, then `tick` again and again."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        store: WeightStore,
+        artifact: Artifact,
+        settings: Settings,
+        *,
+        clock: Clock = system_clock,
+        realtime: RealtimeConfig | None = None,
+        base_of: BaseOf = no_base,
+        steps: Callable[[int], None] = _no_step,
+        max_records: int = MAX_RECORDS,
+    ) -> None:
+        """base_of: an artifact by sha256 (after a change of base); steps: called after each numbered step."""
+        single_thread()
+        self._log, self._store, self._artifact, self._settings = event_log, store, artifact, settings
+        self._clock, self._steps, self._max_records = clock, steps, max_records
+        self._realtime = realtime or RealtimeConfig(max_items=settings.max_items)
+        self._other_base = base_of
+        self._checkpoints = Checkpoints(store)
+        self._report = Report(clock)
+        self._checkpoint_at = self._beat_at = self._thin_at = clock()
+        self._gap = False  # versions since the last checkpoint that replicas cannot follow
+        self.caught_up = False
+        self.differing: list[int] = []  # versions whose replay did not meet their hash
+
+    def _base_of(self, sha256: str) -> Artifact | None:
+        return self._artifact if sha256 == self._artifact.sha256 else self._other_base(sha256)
+
+    # start: restore, then follow the recorded cuts
+
+    def start(self) -> None:
+        """Restore the newest checkpoint and replay what was cut since. Raises LogError, StoreError."""
+        self.core = self._restored()
+        replayed = 0
+        for record in self._recorded_cuts(self.core.v):
+            self._replay(record)
+            replayed += 1
+        if self.core.v == 0:
+            self._take(Cut(self._first_offsets(), 0), None)
+        for kind, body in self._changes_of_setup():
+            self._append_control(kind, body)
+        if self.differing:
+            log.error(
+                "versions could not be repeated to the bit: a new one is published",
+                extra={"versions": self.differing[:20]},
+            )
+            self._take(Cut(dict(self.core.offsets), self.core.watermark), None, kind="start")
+        log.info("trainer started", extra={"version": self.core.v, "cuts_replayed": replayed})
+
+    def _first_offsets(self) -> Offsets:
+        known = {offset_key(stream) for stream in READ}
+        return {name: at for name, at in self._log.start_offsets().items() if name in known}
+
+    def _restored(self) -> Core:
+        checkpoint = self._store.latest_checkpoint()
+        settings = self._settings
+        if checkpoint is None:
+            return self._core(self._artifact, Rules.of(settings))
+        chunks = self._checkpoints.load(checkpoint)
+        meta = meta_of(chunks)
+        base = self._base_of(meta.base)
+        if base is None:
+            log.error("the base of the newest checkpoint is not here: its weights are left", extra={"base": meta.base})
+        core = self._core(base or self._artifact, msgspec.convert(meta.rules, Rules))
+        restore(core, chunks, learned=base is not None)
+        core.adopt(meta, learned=base is not None)
+        return core
+
+    def _core(self, artifact: Artifact, rules: Rules) -> Core:
+        users = TrainerStates(self._store, self._settings.users_in_memory, rules.history)
+        return Core(
+            self._log, users, artifact, rules,
+            realtime=self._realtime, weights_of=self._store.get, base_of=self._base_of,
+        )  # fmt: skip
+
+    def _recorded_cuts(self, after: int) -> Iterator[Record]:
+        """Cut records of versions > after, in order; version v is cut at offset v − 1."""
+        at = after
+        while True:
+            records = self._log.read("cut", at, 1_000)
+            yield from records
+            if not records:
+                return
+            at = records[-1].offset + 1
+
+    def _replay(self, record: Record) -> None:
+        """Follow a recorded cut: meet the version that was published, or publish it now."""
+        cut, v = Cut.from_bytes(record.body), record.offset + 1
+        outcome = self.core.step(v, cut, cover(self._log, self.core.offsets, cut), self._clock())
+        found = self._store.versions_after(v - 1, 1)
+        published = found[0] if found and found[0].v == v else None
+        latest = self._store.latest()
+        if published is None and latest is not None and latest.v >= v:
+            return  # thinned out since
+        if published is None:
+            self._commit(outcome)
+        elif published.hash != outcome.version.hash:
+            self.differing.append(v)
+        self._gap = self._gap or outcome.changes is None
+
+    def _changes_of_setup(self) -> Iterator[tuple[str, dict[str, object]]]:
+        """Control records for a base or for settings that are not those learned with so far."""
+        if self._artifact.sha256 != self.core.artifact.sha256:
+            yield "base", {"sha256": self._artifact.sha256}
+        rules, known = Rules.of(self._settings), self.core.rules
+        changed = {
+            name: getattr(rules, name)
+            for name in Rules.__struct_fields__
+            if getattr(rules, name) != getattr(known, name)
+        }
+        if changed:
+            yield "settings", changed
+
+    def _append_control(self, kind: str, body: dict[str, object]) -> None:
+        text = msgspec.json.encode({"v": 1, "by": "trainer", **body})
+        self._log.append("control", [NewRecord(kind, self._settings.tenant, self._clock(), "control", text)])
+
+    # live
+
+    def tick(self) -> bool:
+        """Choose the next cut and take it. False when there was nothing to do (then only the heartbeat beats)."""
+        core, now = self.core, self._clock()
+        chosen = choose(self._log, core.offsets, core.watermark, now, core.due(), self._max_records)
+        if chosen is None:
+            self.caught_up = True
+            self._housekeeping(now)
+            return False
+        cut, batch, self.caught_up = chosen
+        self._take(cut, batch)
+        return True
+
+    def _take(self, cut: Cut, batch: Batch | None, kind: Kind | None = None) -> None:
+        """Steps 1 to 6 of a new cut."""
+        record = NewRecord("cut", self._settings.tenant, cut.watermark, "cut", cut.to_bytes())
+        (offset,) = self._log.append("cut", [record])
+        if offset != self.core.v:
+            raise Fenced(f"cut {offset} was written where {self.core.v} was due: another trainer is at work")
+        self._steps(1)
+        covered = cover(self._log, self.core.offsets, cut) if batch is None else batch
+        outcome = self.core.step(self.core.v + 1, cut, covered, self._clock())
+        if kind is not None:
+            outcome.version = msgspec.structs.replace(outcome.version, kind=kind)
+            outcome.changes, outcome.checkpoint = None, True
+        self._steps(2)
+        self._commit(outcome)
+        self._report.add(len(covered["event"]))
+
+    def _commit(self, outcome: Outcome) -> None:
+        """Steps 3 to 6."""
+        now = self._clock()
+        self._gap = self._gap or outcome.changes is None
+        write = self._checkpoint(outcome, now)
+        self._steps(3)
+        self._store.commit(outcome.version, outcome.changes, write, pins=outcome.pins, keep=outcome.keep)
+        if write is not None:
+            self._checkpoints.committed(self.core, outcome.version.v)
+            self._checkpoint_at, self._gap = now, False
+        self._steps(4)
+        if outcome.wanted is not None and not self._asked():
+            log.warning("the gate rolls back", extra={"to": outcome.wanted["to"], "reason": outcome.wanted["reason"]})
+            self._append_control("rollback", self._rollback_body(outcome))
+        self._steps(5)
+        self._letters(outcome)
+        self._housekeeping(now)
+        self._steps(6)
+
+    def _checkpoint(self, outcome: Outcome, now: int) -> CheckpointWrite | None:
+        """A checkpoint where one is due: by the clock, after a rollback or another base, at a backlog's end."""
+        waited = now - self._checkpoint_at
+        due = waited >= (self._settings.checkpoint_every_ms if self.caught_up else BACKLOG_CHECKPOINT_MS)
+        if not (due or outcome.checkpoint or (self._gap and self.caught_up)):
+            return None
+        return self._checkpoints.prepare(self.core, self.core.meta())
+
+    def _asked(self) -> bool:
+        """Does a rollback by the gate wait on the control stream already?"""
+        start = self.core.offsets.get(CONTROL, 0)
+        waiting = self._log.read("control", start) if self._log.end_offsets().get(CONTROL, 0) > start else []
+        return any(one.kind == "rollback" and b'"by":"gate"' in one.body for one in waiting)
+
+    def _rollback_body(self, outcome: Outcome) -> dict[str, object]:
+        wanted = outcome.wanted or {}
+        skip = {"from": {"event/0": wanted["from"].get("event/0", 0)}, "to": dict(outcome.version.offsets)}
+        return {"to": wanted["to"], "skip": skip, "applies_to": "weights", "by": "gate", "reason": wanted["reason"]}
+
+    def _letters(self, outcome: Outcome) -> None:
+        for record, reason in outcome.dead:
+            source = f"{record.stream}/{record.partition}"
+            log.error("a record could not be read", extra={"source": source, "offset": record.offset})
+            tenant = record.tenant or self._settings.tenant
+            dead_letter(self._log, source, record.offset, reason, record.body, tenant, self._clock())
+        for tenant, user in outcome.deleted:
+            self._log.blank_user(tenant, user)
+
+    def _housekeeping(self, now: int) -> None:
+        if now - self._beat_at >= BEAT_MS or now < self._beat_at:
+            self._beat_at = now
+            through = max(self.core.watermark, now if self.caught_up else 0)
+            beat = Heartbeat(through, through - self.core.rules.hold_ms, now)
+            self._store.beat(beat, self._report.status(self.core, now, self.differing))
+        if now - self._thin_at >= THIN_MS:
+            self._thin_at = now
+            self._store.thin(now)
+            self._retain(now)
+
+    def _retain(self, now: int) -> None:
+        """Let the log drop what is past retention, never what the newest checkpoint still needs."""
+        checkpoint = self._store.latest_checkpoint()
+        if checkpoint is not None:
+            self._log.retain(now, checkpoint.offsets)
+
+
+def _sleep(stop: threading.Event, ms: int) -> None:
+    stop.wait(ms / 1_000)
+
+
+def run(settings: Settings, stop: threading.Event, *, steps: Callable[[int], None] = _no_step) -> None:
+    """The live loop: until `stop`. Raises Fenced, ArtifactError, LogError, StoreError with what to do."""
+    from trainer.bases import base_by_sha, current_base
+
+    fence = Fence(settings.data_dir)
+    with closing(fence), closing(open_log(settings)) as event_log:
+        store = open_weight_store(settings.data_dir, fsync=settings.durable == "fsync")
+        with closing(store):
+            trainer = OnlineTrainer(
+                event_log, store, current_base(settings), settings,
+                base_of=lambda sha256: base_by_sha(settings, sha256), steps=steps,
+            )  # fmt: skip
+            trainer.start()
+            while not stop.is_set():
+                began = system_clock()
+                try:
+                    trainer.tick()
+                except OffsetLost:
+                    raise
+                except LogError as error:
+                    log.error("the log does not answer; trying again", extra={"reason": error.message})
+                    stop.wait(0.5)
+                    continue
+                if trainer.caught_up:
+                    _sleep(stop, max(0, settings.publish_every_ms - (system_clock() - began)))

@@ -1,0 +1,53 @@
+"""Where the served records lie: ranking key → offset, bodies fetched by offset. It joins nothing.
+
+Bodies of the newest records are kept in memory, only to spare a read: what is found does not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from features.errors import LogError
+from features.event_log import EventLog
+from features.hash_window import HashWindow
+from features.records import Record, ServedRecord
+
+ENTRIES = 500_000
+AGE_MS = 3_600_000
+CACHE_BYTES = 32 << 20
+
+
+class ServedIndex:
+    """Served records of the last hour of event time, at most ENTRIES."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self.window = HashWindow(ENTRIES, AGE_MS)
+        self._bodies: OrderedDict[int, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, key: int, record: Record) -> bool:
+        """Remember where the record of this key lies; False when there is one already."""
+        if not self.window.add(key, record.offset, record.effective_time):
+            return False
+        self._bodies[record.offset] = record.body
+        self._bytes += len(record.body)
+        while self._bytes > CACHE_BYTES:
+            self._bytes -= len(self._bodies.popitem(last=False)[1])
+        return True
+
+    def get(self, key: int) -> ServedRecord | None:
+        """The served record of this key; None where none is known, or the log has dropped it."""
+        offset = self.window.get(key)
+        if offset is None:
+            return None
+        body = self._bodies.get(offset)
+        if body is None:
+            record = self._log.get("served", offset)
+            if record is None:
+                return None
+            body = record.body
+        try:
+            return ServedRecord.from_bytes(body)
+        except LogError:
+            return None

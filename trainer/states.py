@@ -1,0 +1,57 @@
+"""The trainer's user states: an LRU over what its checkpoints hold. It applies no events.
+
+Changed states stay in memory until a checkpoint writes them; each state lies in the weight store as of the
+checkpoint that wrote it, so that a replay from an older checkpoint finds the older state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from features.feature_store import UserStates
+from features.user_state import UserState
+from service.weight_store import WeightStore
+
+
+class _AtCheckpoint:
+    """A FeatureStore that reads states as of `checkpoint`, and collects what is committed to it."""
+
+    def __init__(self, store: WeightStore, history: int) -> None:
+        self.checkpoint = 0
+        self.collected: list[tuple[int, bytes | None]] = []
+        self._store, self._history = store, history
+
+    def get(self, key: int) -> UserState | None:
+        body = self._store.user_state(key, self.checkpoint)
+        return None if body is None else UserState.decode(body, self._history)
+
+    def commit(self, states: Iterable[UserState], deleted: Iterable[int], offsets: Mapping[str, int]) -> None:
+        gone: list[tuple[int, bytes | None]] = [(key, None) for key in deleted]
+        self.collected = gone + [(state.key, state.encode()) for state in states]
+
+    def offsets(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        return
+
+
+class TrainerStates(UserStates):
+    """`UserStates` whose flush hands the changed states to a checkpoint."""
+
+    def __init__(self, store: WeightStore, capacity: int, history: int) -> None:
+        self._at = _AtCheckpoint(store, history)
+        super().__init__(self._at, capacity, history)
+
+    def start_from(self, checkpoint: int) -> None:
+        """Read states as of this checkpoint (a version); valid while nothing is in memory."""
+        self._at.checkpoint = checkpoint
+
+    def changed(self) -> list[tuple[int, bytes | None]]:
+        """(key, encoded state, None: deleted) since the last call, for a checkpoint to write."""
+        self.flush({})
+        return self._at.collected
+
+    def written(self, checkpoint: int) -> None:
+        """What `changed` gave is stored with this checkpoint."""
+        self._at.checkpoint = checkpoint
