@@ -35,12 +35,13 @@ def create_app(service: Service) -> FastAPI:
         version="1",
         summary="Ranks candidates, takes events, shows and moves weight versions.",
         redoc_url=None,
-        max_body_size=service.settings.max_body_bytes,
     )
     app.add_exception_handler(ReplError, http.on_repl_error)
     app.add_exception_handler(HTTPException, http.on_http_error)
     app.add_exception_handler(Exception, http.on_crash)
-    app.add_middleware(http.Gate, auth=service.auth, metrics=service.metrics)
+    app.add_middleware(
+        http.Gate, auth=service.auth, metrics=service.metrics, most=service.settings.max_body_bytes
+    )
     for part in (rank, events, vectors, versions, health, page):
         app.include_router(part.router(service))
     openapi.install(app)

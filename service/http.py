@@ -107,10 +107,11 @@ def json_answer(value: Any, rid: str, status: int = 200) -> Response:
 
 
 class Gate:
-    """ASGI middleware: request id, Host and Origin, one log line and one measurement a request."""
+    """ASGI middleware: request id, Host and Origin, size of the body, one measurement a request."""
 
-    def __init__(self, app: ASGIApp, auth: Auth, metrics: Metrics) -> None:
-        self._app, self._auth, self._metrics = app, auth, metrics
+    def __init__(self, app: ASGIApp, auth: Auth, metrics: Metrics, most: int) -> None:
+        """most: bytes of a body, above which a call is refused."""
+        self._app, self._auth, self._metrics, self._most = app, auth, metrics, most
         self._debug = log.isEnabledFor(logging.DEBUG)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,11 +129,15 @@ class Gate:
             await send(message)
 
         try:
-            host, origin = _headers(scope)
+            host, origin, length = _headers(scope)
             self._auth.check_host(host, origin)
+            if length is None:
+                receive = _counting(receive, self._most)
+            elif not length.isdigit() or int(length) > self._most:
+                raise _too_large(self._most)
             await self._app(scope, receive, sender)
-        except Forbidden as error:
-            response = error_response(Request(scope), 403, error.as_dict())
+        except (Forbidden, TooLarge) as error:
+            response = error_response(Request(scope), status_of(error), error.as_dict())
             await response(scope, receive, sender)
         finally:
             self._measure(scope, rid, status, time.perf_counter() - began)
@@ -146,12 +151,33 @@ class Gate:
             log.log(logging.ERROR if status == 500 else logging.INFO, "answered", extra=extra)
 
 
-def _headers(scope: Scope) -> tuple[str | None, str | None]:
-    """Host and Origin."""
-    host = origin = None
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"a body has at most {most} bytes", value=most, hint=_HTTP_HINTS[413])
+
+
+def _counting(receive: Receive, most: int) -> Receive:
+    """For bodies that do not say how long they are."""
+    had = 0
+
+    async def receiver() -> Message:
+        nonlocal had
+        message = await receive()
+        had += len(message.get("body", b""))
+        if had > most:
+            raise _too_large(most)
+        return message
+
+    return receiver
+
+
+def _headers(scope: Scope) -> tuple[str | None, str | None, bytes | None]:
+    """Host, Origin and Content-Length."""
+    host = origin = length = None
     for name, value in scope["headers"]:
         if name == b"host":
             host = value.decode("latin-1")
         elif name == b"origin":
             origin = value.decode("latin-1")
-    return host, origin
+        elif name == b"content-length":
+            length = value
+    return host, origin, length

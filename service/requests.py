@@ -148,8 +148,9 @@ def _explain(error: msgspec.ValidationError, data: bytes, kind: type[msgspec.Str
     ticked = _TICKED.search(what)
     hint = "docs/http.md lists the members and their types"
     if ticked and "unknown" in what:
-        known = msgspec.structs.fields(kind)
-        close = difflib.get_close_matches(ticked[1], [known_field.encode_name for known_field in known], n=1)
+        kinds = (Candidate, Condition, Pair) if path else (kind,)
+        known = [member.encode_name for one in kinds for member in msgspec.structs.fields(one)]
+        close = difflib.get_close_matches(ticked[1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else hint
     elif ticked and "missing" in what:
         hint = f"send {ticked[1]!r}"
