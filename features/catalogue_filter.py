@@ -108,13 +108,13 @@ class FilterColumns:
     def _holds(self, column: Column, op: str, value: Any, rows: npt.NDArray[np.int32], where: str) -> Mask:
         if op == "exists":
             wanted = value is None or bool(value)
-            return (column.codes[rows] >= 0) == wanted
+            return np.asarray((column.codes[rows] >= 0) == wanted)
         if op in ("eq", "ne"):
-            return column.among([value], rows) == (op == "eq")
+            return np.asarray(column.among([value], rows) == (op == "eq"))
         if op in ("in", "nin"):
             if not isinstance(value, list):
                 raise InvalidRequest(f"{op} needs a list", field=f"{where}.value", value=value)
-            return column.among(value, rows) == (op == "in")
+            return np.asarray(column.among(value, rows) == (op == "in"))
         if op not in OPS:
             raise InvalidRequest(
                 "unknown filter operation", field=f"{where}.op", value=op, hint=" | ".join(OPS)

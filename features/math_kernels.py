@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.extending import intrinsic
 
@@ -32,8 +32,7 @@ _SQRT2 = F(1.4142135623730951)
 _LIMIT = F(1000.0)
 
 
-@intrinsic
-def _bits(context: Any, x: Any) -> Any:
+def _bits_of(context: Any, x: Any) -> Any:
     """f32 → the same 32 bits as u32."""
 
     def codegen(_: Any, builder: Any, __: Any, args: Any) -> Any:
@@ -42,14 +41,17 @@ def _bits(context: Any, x: Any) -> Any:
     return types.uint32(types.float32), codegen
 
 
-@intrinsic
-def _float(context: Any, x: Any) -> Any:
+def _float_of(context: Any, x: Any) -> Any:
     """u32 → the same 32 bits as f32."""
 
     def codegen(_: Any, builder: Any, __: Any, args: Any) -> Any:
         return builder.bitcast(args[0], ir.FloatType())
 
     return types.float32(types.uint32), codegen
+
+
+_bits: Any = intrinsic(_bits_of)
+_float: Any = intrinsic(_float_of)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -144,8 +144,8 @@ def add_degree(slot: Any, gain: Any, degree: Any, scalars: Any) -> None:
 @njit(cache=True, nogil=True)
 def learn_pairs(
     item: Any, t: Any, kind: Any, slots: Any, times: Any, kinds: Any, taus: Any, gains: Any, backward: Any,
-    half_life: Any, lists: Any, degree: Any, degree_total: Any, list_slots: Any, list_len: Any, list_w: Any, list_dirty: Any,
-    lists_a_chunk: Any, owner_of: Any, item_dirty: Any, items_a_chunk: Any, scalars: Any,
+    half_life: Any, lists: Any, degree: Any, degree_total: Any, list_slots: Any, list_len: Any, list_w: Any,
+    list_dirty: Any, lists_a_chunk: Any, owner_of: Any, item_dirty: Any, items_a_chunk: Any, scalars: Any,
 ) -> None:  # fmt: skip
     """Pair a new interaction with the actor's earlier ones, newest first, until the same item comes up."""
     ahead = np.zeros(taus.shape[0], np.float64)
@@ -205,8 +205,8 @@ def learn_pairs(
 
 @njit(cache=True, nogil=True)
 def deflate(
-    n_items: Any, degree: Any, list_w: Any, list_len: Any, scalars: Any, half_life: Any, t: Any
-) -> Any:
+    n_items: Any, degree: Any, degree_total: Any, list_w: Any, list_len: Any, scalars: Any, half_life: Any, t: Any
+) -> Any:  # fmt: skip
     """Move the base time when weights have grown by 2^48: all shrink by an exact power of two. True if it
     did.
     """
@@ -283,9 +283,9 @@ def position_bucket(position: Any) -> Any:
 @njit(cache=True, nogil=True)
 def apply_ops(
     t: Any, kind: Any, item: Any, category: Any, position: Any, surface: Any, start: Any, r_slots: Any,
-    r_times: Any, r_kinds: Any, item_keys: Any, counts: Any, last: Any, degree: Any, degree_total: Any, lists: Any, item_dirty: Any,
-    items_a_chunk: Any, cat_keys: Any, cat_counts: Any, cat_last: Any, cat_dirty: Any, totals: Any,
-    totals_last: Any, shown: Any, clicked: Any, list_slots: Any, list_len: Any, list_w: Any, owner_of: Any,
+    r_times: Any, r_kinds: Any, item_keys: Any, counts: Any, last: Any, degree: Any, degree_total: Any,
+    lists: Any, item_dirty: Any, items_a_chunk: Any, cat_keys: Any, cat_counts: Any, cat_last: Any,
+    cat_dirty: Any, totals: Any, totals_last: Any, shown: Any, clicked: Any, list_slots: Any, list_len: Any, list_w: Any, owner_of: Any,
     list_dirty: Any, lists_a_chunk: Any, windows: Any, taus: Any, gains: Any, backward: Any, half_life: Any,
     scalars: Any, begin: Any,
 ) -> Any:  # fmt: skip

@@ -60,9 +60,10 @@ def _by_actor(replay: FeatureReplay, members: Iterable[Event], positives: frozen
     """The users' positives among events of one time, known items only; −1 stands for a cold one."""
     found: dict[int, list[str]] = {}
     for event in members:
-        if isinstance(event, InteractionEvent) and event.user is not None:
-            if replay.schema.behaviour(event.type) in positives:
-                found.setdefault(actor_key(event.user, None), []).append(event.item)
+        if not isinstance(event, InteractionEvent) or event.user is None:
+            continue
+        if replay.schema.behaviour(event.type) in positives:
+            found.setdefault(actor_key(event.user, None), []).append(event.item)
     for actor, items in found.items():
         rows = np.unique(replay.rows(items))
         rows[~replay.is_known(rows)] = -1
