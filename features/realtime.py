@@ -136,12 +136,12 @@ class RealtimeState:
         while done < len(ops):
             done = kernels.apply_ops(
                 ops.t, ops.kind, order, category, ops.position, ops.surface, ops.recent_start, r_slots,
-                ops.recent_t, ops.recent_kind, self.items.keys, self.item_counts, self.item_last, self.degree,
-                self.degree_total, self.lists, self._dirty["items"], ITEMS_A_CHUNK, self.categories.keys,
-                self.category_counts, self.category_last, self._dirty["categories"], self.totals, self.totals_last, self.shown,
-                self.clicked, self.list_slots, self.list_len, self.list_weights, self._owner_of,
-                self._dirty["lists"], LISTS_A_CHUNK, self.windows, self.taus, self.gains,
-                self.config.backward, self.config.half_life_ms, s, done,
+                ops.recent_t, ops.recent_kind, self.items.keys, self.item_counts, self.item_last,
+                self.degree, self.degree_total, self.lists, self._dirty["items"], ITEMS_A_CHUNK,
+                self.categories.keys, self.category_counts, self.category_last, self._dirty["categories"],
+                self.totals, self.totals_last, self.shown, self.clicked, self.list_slots, self.list_len,
+                self.list_weights, self._owner_of, self._dirty["lists"], LISTS_A_CHUNK, self.windows,
+                self.taus, self.gains, self.config.backward, self.config.half_life_ms, s, done,
             )  # fmt: skip
             if done < len(ops):
                 self._deflate(int(ops.t[done]))

@@ -87,8 +87,8 @@ def bump_hashed(
 
 @njit(cache=True, nogil=True)
 def add_pair(
-    owner: Any, other: Any, gain: Any, lists: Any, list_slots: Any, list_len: Any, list_w: Any, list_dirty: Any,
-    lists_a_chunk: Any, scalars: Any, owner_of: Any,
+    owner: Any, other: Any, gain: Any, lists: Any, list_slots: Any, list_len: Any, list_w: Any, list_dirty:
+    Any, lists_a_chunk: Any, scalars: Any, owner_of: Any,
 ) -> None:  # fmt: skip
     """Add weights to the entry owner → other; a full list gives up its entry of lowest longest-lag weight."""
     at = lists[owner]
@@ -205,7 +205,8 @@ def learn_pairs(
 
 @njit(cache=True, nogil=True)
 def deflate(
-    n_items: Any, degree: Any, degree_total: Any, list_w: Any, list_len: Any, scalars: Any, half_life: Any, t: Any
+    n_items: Any, degree: Any, degree_total: Any, list_w: Any, list_len: Any, scalars: Any, half_life: Any,
+    t: Any
 ) -> Any:  # fmt: skip
     """Move the base time when weights have grown by 2^48: all shrink by an exact power of two. True if it
     did.
@@ -230,7 +231,8 @@ def deflate(
 @njit(cache=True, nogil=True)
 def content_hash(
     n_items: Any, item_keys: Any, counts: Any, last: Any, degree: Any, owner_of: Any, list_slots: Any,
-    list_len: Any, list_w: Any, n_lists: Any, n_categories: Any, cat_keys: Any, cat_counts: Any, cat_last: Any,
+    list_len: Any, list_w: Any, n_lists: Any, n_categories: Any, cat_keys: Any, cat_counts: Any, cat_last:
+    Any,
 ) -> Any:  # fmt: skip
     """The content hash from scratch (the oracle of the one that is carried along)."""
     marker = np.int64(0xFFFFFFFF)
@@ -285,9 +287,9 @@ def apply_ops(
     t: Any, kind: Any, item: Any, category: Any, position: Any, surface: Any, start: Any, r_slots: Any,
     r_times: Any, r_kinds: Any, item_keys: Any, counts: Any, last: Any, degree: Any, degree_total: Any,
     lists: Any, item_dirty: Any, items_a_chunk: Any, cat_keys: Any, cat_counts: Any, cat_last: Any,
-    cat_dirty: Any, totals: Any, totals_last: Any, shown: Any, clicked: Any, list_slots: Any, list_len: Any, list_w: Any, owner_of: Any,
-    list_dirty: Any, lists_a_chunk: Any, windows: Any, taus: Any, gains: Any, backward: Any, half_life: Any,
-    scalars: Any, begin: Any,
+    cat_dirty: Any, totals: Any, totals_last: Any, shown: Any, clicked: Any, list_slots: Any, list_len: Any,
+    list_w: Any, owner_of: Any, list_dirty: Any, lists_a_chunk: Any, windows: Any, taus: Any, gains: Any,
+    backward: Any, half_life: Any, scalars: Any, begin: Any,
 ) -> Any:  # fmt: skip
     """Apply ops `begin` … in order; returns where it stopped: before an op that needs `deflate`, else the
     count.
