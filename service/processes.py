@@ -113,16 +113,14 @@ class Processes:
         for name, child in self._children.items():
             status = child.poll()
             if status is not None and not self._stopping:
-                raise ReplError(
-                    f"the {name} ended by itself ({_why(status)}){self._tail(name)}", hint=self._where()
-                )
+                raise ReplError(f"the {name} ended by itself ({_why(status)})", hint=self._tail(name))
 
     def _tail(self, name: str, lines: int = 12) -> str:
         if self._log_dir is None:
-            return ""
-        text = (self._log_dir / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-        last = text.strip().splitlines()[-lines:]
-        return "; its last lines:\n    " + "\n    ".join(last) + "\n" if last else "; it wrote nothing"
+            return self._where()
+        path = self._log_dir / f"{name}.log"
+        last = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-lines:]
+        return f"Its log, {path}, ends with:\n" + "\n".join(f"    {line}" for line in last or ["(nothing)"])
 
     def _where(self) -> str:
         return f"logs: {self._log_dir}" if self._log_dir else "see its messages above"

@@ -46,7 +46,8 @@ async function ask(after = null) {
   showVersion(answer.version);
   showAges(answer.ages_ms);
   const arm = answer.arm === "control" ? ", control arm (frozen base)" : "";
-  const old = answer.ages_ms.weights === null ? ", as trained" : `, ${age(answer.ages_ms.weights)} old`;
+  const span = age(answer.ages_ms.weights);
+  const old = span === "–" ? ", as trained" : `, ${span} old`;
   at("served").textContent = `weights version ${answer.version}${old}${arm}${answer.stale ? ", stale" : ""}`;
   await sayWhatWasShown(asked, answer);
   return changes;

@@ -3,8 +3,11 @@
 const at = (id) => document.getElementById(id);
 const space = "http://www.w3.org/2000/svg";
 
+const NEVER = 40 * 365 * 86_400_000; // weights that learned nothing yet are as old as the epoch
+
+// A time span in words; a dash where there is none.
 export function age(ms) {
-  if (ms === null || ms === undefined) return "–";
+  if (ms === null || ms === undefined || ms > NEVER) return "–";
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 90_000) return `${(ms / 1000).toFixed(1)} s`;
   if (ms < 5_400_000) return `${Math.round(ms / 60_000)} min`;
@@ -41,14 +44,31 @@ export function showStatus(status) {
   at("shift").textContent = shift
     ? `Every time was moved by one constant, ${(shift / 86_400_000).toFixed(1)} days, so that the last purchase fell on the moment of the import.`
     : "";
-  showCurves(status.trainer?.progressive);
+  showCurves(status.trainer);
 }
 
-function showCurves(progress) {
-  const points = progress?.curve ?? [];
+const seen = []; // what the trainer said while this page was open: finer than its own point a minute
+const SEEN = 240;
+
+// Points {auc_live, auc_frozen, loss_live, loss_frozen}: the trainer's curve, then what was seen here.
+function pointsOf(trainer) {
+  const now = trainer?.progressive?.["10m"];
+  const last = seen.at(-1);
+  if (now?.examples >= 1 && Math.abs(now.examples - (last?.examples ?? 0)) >= 0.5) seen.push({ ...now, t: Date.now() });
+  if (seen.length > SEEN) seen.shift();
+  const columns = trainer?.curve_columns ?? [];
+  const from = seen[0]?.t ?? Infinity;
+  const past = (trainer?.curve ?? [])
+    .map((row) => Object.fromEntries(columns.map((name, place) => [name, row[place] < 0 ? null : row[place]])))
+    .filter((point) => point.t < from);
+  return [...past, ...seen];
+}
+
+function showCurves(trainer) {
+  const points = pointsOf(trainer);
   at("curves").replaceChildren(
-    curve("AUC", points, "auc_live", "auc_prior", "higher is better"),
-    curve("Log loss", points, "loss_live", "loss_prior", "lower is better"),
+    curve("AUC", points, "auc_live", "auc_frozen", "higher is better"),
+    curve("Log loss", points, "loss_live", "loss_frozen", "lower is better"),
   );
 }
 
@@ -90,7 +110,7 @@ function drawing(points, lines, name) {
   };
   add("path", { class: "base", d: `M0 ${height - 0.5}H${width}` });
   if (points.length < 2) {
-    add("text", { class: "waiting", x: width / 2, y: height / 2, "text-anchor": "middle" }, "waiting for labels (a look, or 30 s without one)");
+    add("text", { class: "waiting", x: width / 2, y: height / 2, "text-anchor": "middle" }, "waiting for labels (a look; 30 s without one)");
     return picture;
   }
   const values = points.flatMap((point) => lines.map(([key]) => point[key]));

@@ -16,7 +16,7 @@ ALLOWED = {
 }
 OURS = {"features", "service", "trainer", "tests", "deploy"}
 TORCH = {"torch", "onnx", "matplotlib"}  # of the train extra
-MAY_TORCH = {"network", "losses", "examples", "offline", "onnx_export", "report", "fitting", "batches"}
+MAY_TORCH = {"network", "losses", "examples", "offline", "onnx_export", "report", "fitting", "batches", "untrained"}
 
 
 def modules(root: Path) -> list[Path]:
