@@ -7,8 +7,9 @@ form, which only `to_bytes` writes.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -28,6 +29,9 @@ MAX_SHOWN = 5_000
 MAX_FIELDS = 1_000
 MAX_AHEAD_MS = 3_600_000
 _LAST_MS = 253_402_300_799_999  # end of the year 9999
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+_LONGEST_TIME = 40
 _ZONE_HINT = "send milliseconds since 1970, or ISO-8601 with a zone such as 2026-01-31T12:00:00Z"
 
 
@@ -105,7 +109,7 @@ def from_bytes(body: bytes) -> Event:
     """Read the stored form. Raises InvalidEvent where it is not (a damaged record)."""
     try:
         return _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidEvent(f"not a stored event: {error}", hint="see the dead-letter stream") from error
 
 
@@ -137,20 +141,32 @@ def parse_event(
     """One event of the dialect, normalised.
 
     `now_ms` (the receiving clock) refuses timestamps more than an hour ahead; None does not (replay, files).
-    Raises InvalidEvent with field, value and what to do; nothing else, whatever is sent.
+    At most 256 KiB, as sent and as stored. Raises InvalidEvent with field, value and what to do; nothing else,
+    whatever is sent.
     """
     if not isinstance(raw, dict):
         raw = _load(raw)
     kind = raw.get("event")
     build = _BUILDERS.get(kind) if isinstance(kind, str) else None
     if build is None:
-        raise InvalidEvent("unknown event", field="event", value=kind, hint=f"one of {', '.join(_BUILDERS)}")
+        hint = f"one of {', '.join(_BUILDERS)}"
+        raise InvalidEvent("unknown event", field="event", value=_shown_value(kind), hint=hint)
     named = raw.get("tenant")
     if named is not None and named != tenant:
         raise InvalidEvent(
-            "another tenant", field="tenant", value=named, hint=f"this service holds the tenant {tenant!r}"
+            "another tenant",
+            field="tenant",
+            value=_shown_value(named),
+            hint=f"this service holds the tenant {tenant!r}",
         )
-    return build(raw, _id(raw, "id"), _timestamp(raw.get("timestamp"), now_ms), tenant)
+    event = build(raw, _id(raw, "id"), _timestamp(raw.get("timestamp"), now_ms), tenant)
+    _check_size(len(to_bytes(event)))
+    return event
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_EVENT_BYTES:
+        raise InvalidEvent(f"an event has at most {MAX_EVENT_BYTES} bytes", value=size, hint="split it")
 
 
 def split_body(body: bytes) -> list[dict[str, Any] | InvalidEvent]:
@@ -184,18 +200,24 @@ def _object(entry: Any) -> dict[str, Any] | InvalidEvent:
     return (
         entry
         if isinstance(entry, dict)
-        else InvalidEvent("an event is a JSON object", value=_cut(repr(entry)))
+        else InvalidEvent("an event is a JSON object", value=_shown_value(entry))
     )
 
 
 def _cut(text: bytes | str) -> str:
-    shown = text if isinstance(text, str) else text[:200].decode("utf-8", "replace")
-    return shown[:200]
+    shown = text[:200] if isinstance(text, str) else text[:200].decode("utf-8", "replace")
+    return shown.encode("utf-8", "replace").decode()
+
+
+def _shown_value(value: Any) -> str | None:
+    """A value for an error message: short, whatever its size and depth; None for nothing."""
+    if value is None:
+        return None
+    return _cut(value if isinstance(value, str) else reprlib.repr(value))
 
 
 def _load(raw: bytes | str) -> dict[str, Any]:
-    if len(raw) > MAX_EVENT_BYTES:
-        raise InvalidEvent(f"an event has at most {MAX_EVENT_BYTES} bytes", value=len(raw), hint="split it")
+    _check_size(len(raw))
     try:
         entry = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -207,12 +229,11 @@ def _load(raw: bytes | str) -> dict[str, Any]:
 
 
 def _text_id(value: Any, field: str) -> str:
-    if type(value) is int:
+    if type(value) is int and abs(value) < 1 << 64:
         value = str(value)
     if type(value) is not str:
-        raise InvalidEvent(
-            "an ID is a string", field=field, value=value, hint="send a string of 1 to 256 bytes"
-        )
+        hint = "send a string of 1 to 256 bytes"
+        raise InvalidEvent("an ID is a string", field=field, value=_shown_value(value), hint=hint)
     if value.isascii():
         size = len(value)
     else:
@@ -222,7 +243,7 @@ def _text_id(value: Any, field: str) -> str:
             raise InvalidEvent("an ID must be valid UTF-8", field=field, hint="no lone surrogates") from error
     if not 1 <= size <= MAX_ID_BYTES:
         raise InvalidEvent(
-            f"an ID has 1 to 256 bytes, not {size}", field=field, value=value, hint="shorten or hash it"
+            f"an ID has 1 to 256 bytes, not {size}", field=field, value=_cut(value), hint="shorten or hash it"
         )
     return value
 
@@ -244,12 +265,14 @@ def _optional_id(raw: dict[str, Any], name: str) -> str | None:
 def _timestamp(value: Any, now_ms: int | None) -> int:
     ms = _milliseconds(value)
     if not 0 <= ms <= _LAST_MS:
-        raise InvalidEvent("timestamp out of range", field="timestamp", value=value, hint=_ZONE_HINT)
+        raise InvalidEvent(
+            "timestamp out of range", field="timestamp", value=_shown_value(value), hint=_ZONE_HINT
+        )
     if now_ms is not None and ms > now_ms + MAX_AHEAD_MS:
         raise InvalidEvent(
             "timestamp is more than an hour ahead of this clock",
             field="timestamp",
-            value=value,
+            value=_shown_value(value),
             hint=f"check the sender's clock (here it is {now_ms}) and the unit: milliseconds",
         )
     return ms
@@ -267,45 +290,50 @@ def _milliseconds(value: Any) -> int:
             return _from_text(value)
     except (ValueError, OverflowError) as error:
         raise InvalidEvent(
-            f"not a time: {error}", field="timestamp", value=_cut(value), hint=_ZONE_HINT
+            f"not a time: {_cut(str(error))}", field="timestamp", value=_shown_value(value), hint=_ZONE_HINT
         ) from error
-    raise InvalidEvent("not a time", field="timestamp", value=_cut(repr(value)), hint=_ZONE_HINT)
+    raise InvalidEvent("not a time", field="timestamp", value=_shown_value(value), hint=_ZONE_HINT)
 
 
 def _from_text(value: str) -> int:
+    if len(value) > _LONGEST_TIME:
+        raise ValueError(f"longer than {_LONGEST_TIME} characters")
     if value[:1].isdigit() and value.replace(".", "", 1).isdigit():
-        return int(value.partition(".")[0][:20])
+        return int(value.partition(".")[0])
     when = datetime.fromisoformat(value)
     if when.tzinfo is None:
         raise ValueError("no zone given")
-    return math.floor(when.timestamp() * 1_000)
+    return (when - _EPOCH) // _MS
 
 
 def _fields(raw: dict[str, Any], path: str = "", *, nulls: bool = False) -> Fields:
     given = raw.get("fields")
     if given is None:
         return {}
-    if isinstance(given, list):
-        given = dict(_pair(entry, f"{path}fields[{i}]") for i, entry in enumerate(given[: MAX_FIELDS + 1]))
-    if not isinstance(given, dict):
+    if not isinstance(given, list | dict):
         raise InvalidEvent(
-            "fields is a list of {name, value}", field=f"{path}fields", value=_cut(repr(given))
+            "fields is a list of {name, value}", field=f"{path}fields", value=_shown_value(given)
         )
     if len(given) > MAX_FIELDS:
         raise InvalidEvent(f"at most {MAX_FIELDS} fields", field=f"{path}fields", value=len(given))
+    if isinstance(given, list):
+        given = dict(_pair(entry, f"{path}fields[{i}]") for i, entry in enumerate(given))
     for name, value in given.items():
-        if not (_is_value(value) or (nulls and value is None)) or not (name.isascii() or _encodes(name)):
+        if type(name) is not str or not _encodes(name):
+            raise InvalidEvent("a field's name is a string", field=f"{path}fields", value=_shown_value(name))
+        if not (_is_value(value) or (nulls and value is None)):
             raise InvalidEvent(
                 "a field's value is a bool, string, number, list of strings or list of numbers",
                 field=f"{path}fields.{_cut(name)}",
-                value=_cut(repr(value)),
+                value=_shown_value(value),
+                hint="null removes a field in a patch" if value is None else None,
             )
     return given
 
 
 def _pair(entry: Any, path: str) -> tuple[str, Any]:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or "value" not in entry:
-        raise InvalidEvent("a field is {name, value}", field=path, value=_cut(repr(entry)))
+        raise InvalidEvent("a field is {name, value}", field=path, value=_shown_value(entry))
     return entry["name"], entry["value"]
 
 
@@ -316,15 +344,17 @@ def _is_value(value: Any) -> bool:
     if kind is float:
         return math.isfinite(value)
     if kind is int:
-        return abs(value) < 1 << 63
+        return bool(-(1 << 63) <= value < 1 << 63)
     if kind is list:
         return all(type(v) is str and _is_value(v) for v in value) or all(
             type(v) in (int, float) and _is_value(v) for v in value
         )
-    return kind is bool
+    return value is True or value is False
 
 
 def _encodes(value: str) -> bool:
+    if value.isascii():
+        return True
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -338,7 +368,7 @@ def _choice(raw: dict[str, Any], name: str, known: tuple[str, ...], path: str = 
         return known[0]
     if value not in known:
         raise InvalidEvent(
-            f"unknown {name}", field=path + name, value=_cut(repr(value)), hint=f"one of {', '.join(known)}"
+            f"unknown {name}", field=path + name, value=_shown_value(value), hint=f"one of {', '.join(known)}"
         )
     return value
 
@@ -346,7 +376,7 @@ def _choice(raw: dict[str, Any], name: str, known: tuple[str, ...], path: str = 
 def _item(raw: dict[str, Any], id: str, timestamp: int, tenant: str) -> ItemEvent:
     available = raw.get("available")
     if available is not None and type(available) is not bool:
-        raise InvalidEvent("available is true or false", field="available", value=_cut(repr(available)))
+        raise InvalidEvent("available is true or false", field="available", value=_shown_value(available))
     op = _choice(raw, "op", ("patch", "replace", "delete"))
     fields = _fields(raw, nulls=op == "patch")
     return ItemEvent(
@@ -378,12 +408,13 @@ def _shown(entry: Any, place: int) -> ShownItem:
         entry = {"id": entry}
     if not isinstance(entry, dict):
         raise InvalidEvent(
-            "a shown item is {id, position?, slot?, fields?}", field=path[:-1], value=_cut(repr(entry))
+            "a shown item is {id, position?, slot?, fields?}", field=path[:-1], value=_shown_value(entry)
         )
-    position = entry.get("position", place + 1)
+    position = entry.get("position")
+    position = place + 1 if position is None else position
     if type(position) is not int or not 1 <= position <= 1_000_000:
         raise InvalidEvent(
-            "a position is a whole number from 1", field=path + "position", value=_cut(repr(position))
+            "a position is a whole number from 1", field=path + "position", value=_shown_value(position)
         )
     slot = _choice(entry, "slot", ("organic", "pinned", "sponsored"), path)
     return ShownItem(id=_id(entry, "id", path), position=position, slot=slot, fields=_fields(entry, path))

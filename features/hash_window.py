@@ -9,10 +9,12 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
-from features.hash_window_kernels import find, insert, remove_first
+from features.hash_window_kernels import find, insert, insert_all, remove_first
 
 ENTRIES_A_CHUNK = 4_096
+Entries = npt.NDArray[np.void]
 _ENTRY = np.dtype([("key", "<u8"), ("value", "<i8"), ("time", "<i8")])
 
 
@@ -66,19 +68,18 @@ class HashWindow:
         self._first += 1
 
     def _grow(self) -> None:
-        old, n = self._ordered(), len(self)
         first, clean = self._first, self._clean
-        self._allocate(min(2 * len(old), self.max_entries))
-        self._first, self._next, self._clean = first, first, clean
-        self._extend(old[:n])
+        self._fill(self._ordered(), first, min(2 * len(self._entries), self.max_entries))
+        self._clean = clean
 
-    def _extend(self, entries: np.ndarray) -> None:
-        for entry in entries:
-            self._entries[self._next % len(self._entries)] = entry
-            insert(self._table, self._entries["key"], len(self._entries), self._next, entry["key"])
-            self._next += 1
+    def _fill(self, entries: Entries, first: int, capacity: int) -> None:
+        """Start anew with these entries, numbered from `first`."""
+        self._allocate(capacity)
+        self._first, self._next = first, first + len(entries)
+        self._entries[np.arange(self._first, self._next) % capacity] = entries
+        insert_all(self._table, self._entries["key"], capacity, self._first, self._next)
 
-    def _ordered(self) -> np.ndarray:
+    def _ordered(self) -> Entries:
         return self._entries[np.arange(self._first, self._next) % len(self._entries)]
 
     # chunks: the entries by sequence number, ENTRIES_A_CHUNK each; `window` holds the ends
@@ -103,18 +104,14 @@ class HashWindow:
         self._clean = self._next
 
     def restore(self, chunks: Mapping[str, bytes]) -> None:
-        """Replace the content. A stored chunk may begin with entries that have been dropped since."""
+        """Replace the content (the newest `max_entries`). A chunk may begin with entries dropped since."""
         first, after = (int(x) for x in np.frombuffer(chunks["window"], "<i8"))
         names = range(first // ENTRIES_A_CHUNK, -(-after // ENTRIES_A_CHUNK)) if after > first else range(0)
         parts = [np.frombuffer(chunks[f"entries-{i}"], _ENTRY) for i in names]
-        entries = (
-            np.concatenate([np.zeros(0, _ENTRY), *parts])[first - after :]
-            if after > first
-            else np.zeros(0, _ENTRY)
-        )
-        self._allocate(min(max(1_024, len(entries)), self.max_entries))
-        self._first = self._next = first
-        self._extend(entries)
+        count = min(after - first, self.max_entries)
+        stored = np.concatenate([np.zeros(0, _ENTRY), *parts])
+        entries = stored[len(stored) - count :]
+        self._fill(entries, after - count, min(max(1_024, count), self.max_entries))
         self._clean = self._next
 
     def digest(self) -> str:

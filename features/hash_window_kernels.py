@@ -35,6 +35,17 @@ def insert(table: I64, keys: U64, capacity: int, sequence: int, key: Any) -> Non
 
 
 @njit(cache=True, nogil=True)
+def insert_all(table: I64, keys: U64, capacity: int, first: int, after: int) -> None:
+    """Enter the keys of sequence numbers first … after-1 into an empty (-1) table; they are distinct."""
+    mask = np.uint64(table.shape[0] - 1)
+    for sequence in range(first, after):
+        at = keys[sequence % capacity] & mask
+        while table[at] >= 0:
+            at = (at + np.uint64(1)) & mask
+        table[at] = sequence
+
+
+@njit(cache=True, nogil=True)
 def remove_first(table: I64, keys: U64, capacity: int, sequence: int) -> None:
     """Take out the entry of `sequence`, moving later ones of its run back (no tombstones)."""
     mask = np.uint64(table.shape[0] - 1)
@@ -50,3 +61,13 @@ def remove_first(table: I64, keys: U64, capacity: int, sequence: int) -> None:
             hole = at
         at = (at + np.uint64(1)) & mask
     table[hole] = -1
+
+
+def warm() -> None:
+    """Compile all of them for the arrays of a HashWindow, so that the first event need not wait."""
+    from features.hash_window import HashWindow
+
+    window = HashWindow(1, 1)
+    window.add(1, 0, 0)
+    window.add(2, 0, 9)
+    window.restore(window.changed_chunks())

@@ -49,3 +49,12 @@ def rehash(table: I32, keys: U64, n: int) -> None:
     """Fill an empty (-1) table with slots 0 … n-1."""
     for slot in range(n):
         table[find(table, keys, keys[slot])] = slot
+
+
+def warm() -> None:
+    """Compile all of them, so that the first event need not wait."""
+    table, keys, out = np.full(4, -1, np.int32), np.zeros(2, np.uint64), np.zeros(1, np.int32)
+    one = np.ones(1, np.uint64)
+    n = intern_many(table, keys, 0, 2, one, out)
+    get_many(table, keys, one, out)
+    rehash(np.full(4, -1, np.int32), keys, n)

@@ -100,12 +100,17 @@ def decode_token(token: str) -> Offsets:
     return found
 
 
+def _version() -> int:
+    """The version of this code. As a factory, so that it is always written: what is left out cannot be refused."""
+    return VERSION
+
+
 class Cut(msgspec.Struct, frozen=True):
     """Where the trainer cut the streams: it learns up to `offsets` (exclusive), with timers at `watermark` (ms)."""
 
     offsets: Offsets
     watermark: int
-    v: int = VERSION
+    v: int = msgspec.field(default_factory=_version)
 
     def to_bytes(self) -> bytes:
         return msgspec.json.encode(self)
@@ -139,7 +144,7 @@ class ServedRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     surface: int = 0
     query: str | None = None
     fields: dict[str, float] = {}
-    v: int = VERSION
+    v: int = msgspec.field(default_factory=_version)
 
     def to_bytes(self) -> bytes:
         """msgpack, defaults left out."""
@@ -148,11 +153,20 @@ class ServedRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     @classmethod
     def from_bytes(cls, body: bytes) -> ServedRecord:
         """Raises LogError where the record is damaged or of a newer major version."""
-        return _versioned(msgspec.msgpack.decode, body, cls, "served record")
+        found = _versioned(msgspec.msgpack.decode, body, cls, "served record")
+        n = len(found.items)
+        fits = len(found.z) % (2 * n) == 0 if n else not found.z
+        if not fits or len(found.scores) != 4 * n or len(found.propensity) not in (0, 4 * n):
+            raise LogError(
+                f"served record {found.request_id!r}: arrays do not fit its {n} items",
+                hint="it goes to the dead-letter stream",
+            )
+        return found
 
     def z_rows(self) -> npt.NDArray[np.float16]:
         """f16[n, d]: the inputs of the n logged items, in answer order."""
-        return np.frombuffer(self.z, "<f2").reshape(len(self.items), -1)
+        n = len(self.items)
+        return np.frombuffer(self.z, "<f2").reshape(n, len(self.z) // (2 * n) if n else 0)
 
     def score_row(self) -> npt.NDArray[np.float32]:
         """f32[n]: the scores as served."""
@@ -162,14 +176,19 @@ class ServedRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 _Versioned = TypeVar("_Versioned", "Cut", "ServedRecord")
 
 
+class _Versions(msgspec.Struct):
+    v: int = VERSION
+
+
 def _versioned(decode: Any, body: bytes, kind: type[_Versioned], name: str) -> _Versioned:
     try:
-        found: _Versioned = decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        version = decode(body, type=_Versions).v
+        found: _Versioned | None = decode(body, type=kind) if version <= VERSION else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LogError(f"not a {name}: {error}", hint="it goes to the dead-letter stream") from error
-    if found.v > VERSION:
+    if found is None:
         raise LogError(
-            f"{name} of format version {found.v}; this code reads {VERSION}", hint="update this process first"
+            f"{name} of format version {version}; this code reads {VERSION}", hint="update this process first"
         )
     return found
 

@@ -48,7 +48,7 @@ DEFAULT: dict[str, Any] = {
 
 
 class NumericField(msgspec.Struct, frozen=True):
-    """An input of the last layer: (value − mean) / std, `default` where missing.
+    """An input of the last layer: (value − mean) / std; `default` is the value taken where there is none.
 
     Scope `item`: a field of the item; `request`: of the request (context); `candidate`: of the request's item.
     """
@@ -61,9 +61,10 @@ class NumericField(msgspec.Struct, frozen=True):
 
     def scaled(self, value: Any) -> float | None:
         """The standardised value, or None where `value` is not a finite number (then the default counts)."""
-        if isinstance(value, bool | int | float) and math.isfinite(value):
-            return (float(value) - self.mean) / self.std
-        return None
+        if not isinstance(value, bool | int | float) or not math.isfinite(value):
+            return None
+        found = (float(value) - self.mean) / self.std
+        return found if math.isfinite(found) else None
 
 
 class Schema:
@@ -99,8 +100,14 @@ class Schema:
                 "two numeric fields have one name", field="fields", value=names, hint="rename one"
             )
         self.behaviours = _behaviours(spec.get("behaviours", DEFAULT["behaviours"]))
-        self.languages: tuple[str, ...] = tuple(str(name) for name in spec.get("languages", ["en"]))
-        self._fields = fields
+        self.languages: tuple[str, ...] = _languages(spec.get("languages", DEFAULT["languages"]))
+        scaling = {
+            (f.name, f.scope): {"default": f.default, "mean": f.mean, "std": f.std} for f in self.numeric
+        }
+        self._fields = [
+            {**entry, **scaling[entry["name"], entry["scope"]]} if entry["role"] == "numeric" else entry
+            for entry in fields
+        ]
 
     @classmethod
     def default(cls) -> Schema:
@@ -177,6 +184,14 @@ def _field(entry: Any, i: int) -> dict[str, Any]:
             field=f"{where}.scope",
             value=scope,
         )
+    for name in ("default", "mean", "std"):
+        if name in entry and role != "numeric":
+            raise SchemaError(
+                f"{name} belongs to a numeric field",
+                field=f"{where}.{name}",
+                value=entry[name],
+                hint="drop it",
+            )
     return {**entry, "scope": scope}
 
 
@@ -210,6 +225,14 @@ def _behaviours(spec: Any) -> dict[str, int]:
                 value=kinds,
             )
         for kind in kinds:
-            if codes.setdefault(str(kind), BEHAVIOURS[name]) != BEHAVIOURS[name]:
+            if not isinstance(kind, str):
+                raise SchemaError("a type is a text", field=f"behaviours.{name}", value=kind, hint="quote it")
+            if codes.setdefault(kind, BEHAVIOURS[name]) != BEHAVIOURS[name]:
                 raise SchemaError("one type has two behaviours", field=f"behaviours.{name}", value=kind)
     return codes
+
+
+def _languages(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SchemaError("languages is a list of texts", field="languages", value=names, hint="[en]")
+    return tuple(names)
