@@ -39,6 +39,8 @@ class LogSettings(Protocol):
     def dedup_hours(self) -> float: ...
     @property
     def dedup_ids(self) -> int: ...
+    @property
+    def purchase_window_ms(self) -> int: ...
 
 
 class EventLog(Protocol):
@@ -53,7 +55,11 @@ class EventLog(Protocol):
     def read(
         self, stream: Stream, start: int, limit: int = 10_000, partition: int = 0, max_bytes: int = 64 << 20
     ) -> list[Record]:
-        """Records from offset `start` on, in order; empty at the end. Raises OffsetLost before the first offset."""
+        """Records from offset `start` on, in order; empty at the end. Raises OffsetLost before the first offset.
+
+        Offsets are dense when appended, not when read: what expired between imports, or was thinned, is a hole that
+        reading passes over. `max_bytes` bounds the bodies, roughly: the batch that reaches it is the last.
+        """
 
     def get(self, stream: Stream, offset: int, partition: int = 0) -> Record | None:
         """One record, or None where it is not (any more)."""
@@ -64,13 +70,18 @@ class EventLog(Protocol):
     def start_offsets(self) -> Offsets:
         """The lowest offset that can still be read."""
 
-    def blank_user(self, tenant: str, user: str) -> int:
-        """Replace her records' content (kind `blank`); offsets stay. Returns how many."""
+    def blank_user(self, tenant: str, user: str, before: int | None = None) -> int:
+        """Replace her records' content (kind `blank`); offsets stay. Returns how many.
+
+        Hers are events before the offset `before` (that of her deletion; None: all) and what was served to her until
+        then. Deletions themselves stay readable.
+        """
 
     def retain(self, now: int, keep: Offsets) -> Mapping[str, int]:
         """Drop what is older than retention and thin `served` beyond the size bound, never at or past `keep`.
 
-        Returns counts: expired_<stream>, thinned_served, bytes.
+        A stream that `keep` does not name loses nothing (dead letters: by age). Returns counts: expired_<stream>,
+        thinned_served, bytes.
         """
 
     def sync(self) -> None:
@@ -81,15 +92,18 @@ class EventLog(Protocol):
 
 
 def open_log(settings: LogSettings | Path, clock: Clock = system_clock) -> EventLog:
-    """The log of a data directory (a path: with default limits). Raises LogError with what to do."""
+    """The log of a data directory (a path: with default limits). Raises LogError with what to do.
+
+    Nothing expires within the purchase window, whatever the retention says.
+    """
     from features.event_log_file import EmbeddedEventLog, LogLimits
 
     if isinstance(settings, Path):
         return EmbeddedEventLog(settings, LogLimits(), clock)
     limits = LogLimits(
         fsync=settings.durable == "fsync",
-        event_age_ms=int(settings.event_retention_days * 86_400_000),
-        served_age_ms=int(settings.served_retention_hours * 3_600_000),
+        event_age_ms=max(int(settings.event_retention_days * 86_400_000), settings.purchase_window_ms),
+        served_age_ms=max(int(settings.served_retention_hours * 3_600_000), settings.purchase_window_ms),
         max_bytes=settings.log_max_bytes,
         dedup_age_ms=int(settings.dedup_hours * 3_600_000),
         dedup_ids=settings.dedup_ids,

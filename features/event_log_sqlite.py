@@ -1,0 +1,312 @@
+"""One SQLite file of log streams: opening, group commit, dedup, reading. What is kept how long stands elsewhere.
+
+The file must never be opened and closed here beside SQLite's own connections: closing any descriptor of it drops the
+locks that SQLite holds on it in this process. `sync` therefore touches the write-ahead log only.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from features.errors import LogError
+from features.event_log import Clock
+from features.records import NewRecord, Offsets, Stream
+
+FORMAT = 1
+BUSY_SECONDS = 30.0
+_CACHE_KIB = 32 << 10
+_LOOKUP = 5_000
+_COLUMNS = (
+    "offset, kind, tenant, timestamp, append_time, imported, key, hash, body"  # body last: it may be long
+)
+_PRUNE_EVERY = 250_000
+
+
+@dataclass(frozen=True)
+class LogLimits:
+    """Bounds of the embedded log (`service/settings.py`)."""
+
+    fsync: bool = False
+    event_age_ms: int = 90 * 86_400_000
+    served_age_ms: int = 48 * 3_600_000
+    max_bytes: int = 4 << 30
+    dedup_age_ms: int = 86_400_000
+    dedup_ids: int = 1_000_000
+
+
+@dataclass
+class _Waiting:
+    stream: Stream
+    records: Sequence[NewRecord]
+    offsets: list[int | None] = field(default_factory=list)
+    error: LogError | None = None
+    done: bool = False
+
+
+def table(stream: str) -> str:
+    """The table of a stream, quoted."""
+    return '"log_' + stream.replace("-", "_") + '"'
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """SQLite's errors as LogError with what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        hint = "is the disk full, or the volume gone?"
+        if "full" in text:
+            hint = "free disk space"
+        elif "not a database" in text or "malformed" in text:
+            hint = "the file is damaged: move it away, or restore a copy of the data directory"
+        elif "locked" in text:
+            hint = "another process holds the file for long: end it, or try again"
+        raise LogError(f"{path.name}: {error}", field="data_dir", value=path.parent, hint=hint) from error
+
+
+class StreamFile:
+    """A writing connection behind `lock`, and a pool of reading ones."""
+
+    def __init__(self, path: Path, streams: tuple[Stream, ...], limits: LogLimits, clock: Clock) -> None:
+        self.path, self.streams, self.limits, self.clock = path, streams, limits, clock
+        self.lock = threading.Lock()
+        self._pending_lock = threading.Lock()
+        self._pending: list[_Waiting] = []
+        self._readers: list[sqlite3.Connection] = []
+        self._since_prune = 0
+        self._closed = False
+        with explained(path):
+            self._writer = self._connect()
+            try:
+                self._writer.execute(f"PRAGMA synchronous={'FULL' if limits.fsync else 'NORMAL'}")
+                self._writer.execute(f"PRAGMA journal_size_limit={64 << 20}")
+                self._writer.execute(f"PRAGMA cache_size={-_CACHE_KIB}")
+                self._create()
+            except BaseException:
+                self._writer.close()
+                raise
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            _use_wal(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _create(self) -> None:
+        with self.transaction() as w:
+            w.execute("CREATE TABLE IF NOT EXISTS log_meta(name TEXT PRIMARY KEY, value INTEGER)")
+            w.execute("INSERT OR IGNORE INTO log_meta VALUES('format', ?)", (FORMAT,))
+            found = int(w.execute("SELECT value FROM log_meta WHERE name = 'format'").fetchone()[0])
+            if found > FORMAT:
+                raise LogError(
+                    f"{self.path.name} has format {found}, this code knows {FORMAT}",
+                    hint="update this process",
+                )
+            w.execute(
+                "CREATE TABLE IF NOT EXISTS log_ends(stream TEXT PRIMARY KEY, first INTEGER, next INTEGER)"
+            )
+            w.execute(
+                "CREATE TABLE IF NOT EXISTS log_ids(hash INTEGER PRIMARY KEY, append_time INTEGER NOT NULL)"
+            )
+            for stream in self.streams:
+                w.execute(
+                    f"CREATE TABLE IF NOT EXISTS {table(stream)}(offset INTEGER PRIMARY KEY, kind TEXT NOT NULL,"
+                    " tenant TEXT NOT NULL, timestamp INTEGER NOT NULL, append_time INTEGER NOT NULL,"
+                    " imported INTEGER NOT NULL, key TEXT NOT NULL, hash INTEGER NOT NULL, body BLOB NOT NULL)"
+                )
+                w.execute("INSERT OR IGNORE INTO log_ends VALUES(?, 0, 0)", (stream,))
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection to read with; nobody else has it meanwhile. Its cursors are to be read to the end or closed."""
+        with explained(self.path):
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                if self._closed:
+                    raise LogError(f"{self.path.name} is closed") from None
+                connection = self._connect()
+            try:
+                yield connection
+            finally:
+                self._readers.append(connection)
+                if self._closed:
+                    self._close_readers()
+
+    # appending: whoever holds the lock commits for all who wait
+    def append(self, stream: Stream, records: Sequence[NewRecord]) -> list[int | None]:
+        """Offsets, None for a duplicate; returns after the commit."""
+        mine = _Waiting(stream, records)
+        with self._pending_lock:
+            self._pending.append(mine)
+        with self.lock:
+            if not mine.done:
+                self._commit_pending()
+        if mine.error is not None:
+            raise mine.error
+        return mine.offsets
+
+    def _commit_pending(self) -> None:
+        with self._pending_lock:
+            batch, self._pending = self._pending, []
+        if self._commit(batch) is None or len(batch) == 1:
+            return
+        for waiting in batch:  # one of them is bad, or all of them fail: each gets its own answer
+            self._commit([waiting])
+
+    def _commit(self, batch: list[_Waiting]) -> LogError | None:
+        error: LogError | None = None
+        try:
+            with self.transaction() as writer:
+                for waiting in batch:
+                    waiting.offsets = self._insert(writer, waiting.stream, waiting.records)
+        except LogError as failed:
+            error = failed
+        except Exception as failed:  # a record that SQLite cannot hold: whoever sent it is told, nobody else
+            error = LogError(
+                f"a record cannot be stored: {failed}", hint="times are 64-bit, bodies are bytes"
+            )
+        for waiting in batch:
+            waiting.error, waiting.done = error, True
+        return error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction; the caller holds the lock. All or nothing."""
+        with explained(self.path):
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def _insert(
+        self, w: sqlite3.Connection, stream: Stream, records: Sequence[NewRecord]
+    ) -> list[int | None]:
+        now = self.clock()
+        dedup = stream == "event"
+        known = self._known(w, [r.id_hash for r in records if r.id_hash], now) if dedup else set()
+        start = int(w.execute("SELECT next FROM log_ends WHERE stream = ?", (stream,)).fetchone()[0])
+        rows: list[tuple[object, ...]] = []
+        hashes: list[tuple[int, int]] = []
+        offsets: list[int | None] = []
+        for r in records:
+            if dedup and r.id_hash:
+                if r.id_hash in known:
+                    offsets.append(None)
+                    continue
+                known.add(r.id_hash)
+                hashes.append((r.id_hash, now))
+            offset = start + len(rows)
+            rows.append((offset, r.kind, r.tenant, r.timestamp, now, r.imported, r.key, r.id_hash, r.body))
+            offsets.append(offset)
+        w.executemany(f"INSERT INTO {table(stream)}({_COLUMNS}) VALUES(?,?,?,?,?,?,?,?,?)", rows)
+        w.executemany("INSERT OR REPLACE INTO log_ids VALUES(?,?)", sorted(hashes))
+        w.execute("UPDATE log_ends SET next = ? WHERE stream = ?", (start + len(rows), stream))
+        self._since_prune += len(hashes)
+        if self._since_prune >= _PRUNE_EVERY:
+            self.prune_ids(w, now)
+        return offsets
+
+    def _known(self, w: sqlite3.Connection, hashes: list[int], now: int) -> set[int]:
+        known: set[int] = set()
+        for at in range(0, len(hashes), _LOOKUP):
+            part = hashes[at : at + _LOOKUP]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT hash FROM log_ids WHERE hash IN ({marks}) AND append_time >= ?"
+            known.update(row[0] for row in w.execute(query, (*part, now - self.limits.dedup_age_ms)))
+        return known
+
+    def prune_ids(self, w: sqlite3.Connection, now: int) -> None:
+        """Inside a transaction: forget event ids beyond their age and number."""
+        self._since_prune = 0
+        w.execute("DELETE FROM log_ids WHERE append_time < ?", (now - self.limits.dedup_age_ms,))
+        over = self._over(w)
+        if over > 0:
+            w.execute(
+                "DELETE FROM log_ids WHERE hash IN (SELECT hash FROM log_ids ORDER BY append_time LIMIT ?)",
+                (over,),
+            )
+
+    def _over(self, connection: sqlite3.Connection) -> int:
+        return int(connection.execute("SELECT count(*) FROM log_ids").fetchone()[0]) - self.limits.dedup_ids
+
+    def prune_ids_if_many(self, now: int) -> None:
+        """Forget old event ids where they are a quarter more than need be remembered."""
+        with self.reading() as connection:
+            many = self._over(connection) > self.limits.dedup_ids // 4
+        if many:
+            with self.lock, self.transaction() as w:
+                self.prune_ids(w, now)
+
+    def ends(self, column: str) -> Offsets:
+        """`first` or `next` of each stream of this file."""
+        with self.reading() as connection:
+            rows = connection.execute(f"SELECT stream, {column} FROM log_ends").fetchall()
+        return {f"{stream}/0": int(offset) for stream, offset in rows if stream in self.streams}
+
+    def vacuum(self, pages: int) -> None:
+        """Give at most `pages` free pages back to the file system."""
+        with explained(self.path), self.lock:
+            self._writer.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+
+    def sync(self) -> None:
+        """Make all commits durable: those that SQLite has not synced itself lie in the write-ahead log."""
+        try:
+            handle = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            raise LogError(
+                f"{self.path.name} cannot be synced: {error}", hint="is the volume gone?"
+            ) from error
+        finally:
+            os.close(handle)
+
+    def close(self) -> None:
+        """Close the connections; the last one to the file empties the write-ahead log."""
+        with self.lock:
+            self._closed = True
+            self._close_readers()
+            self._writer.close()
+
+    def _close_readers(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switching a new file to WAL does not wait for others who do the same: try again."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+def distinct(files: Iterable[StreamFile]) -> list[StreamFile]:
+    """Each file once."""
+    return list({id(file): file for file in files}.values())
