@@ -29,13 +29,18 @@ TRAINER_SILENT_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is served: weights f64 (2, d) and how far each state goes (ms; None before there is one)."""
+    """What is served: weights f64 (2, d) and how far each state goes (ms; None before there is one).
+
+    `following`: the weights are the newest (neither pinned nor held by the gate), so that they are trained as far as
+    the trainer has come, even where there was nothing to learn.
+    """
 
     version: int
     weights_version: int
     weights: npt.NDArray[np.float64]
     weights_through: int | None
     counters_through: int | None
+    following: bool = False
     offsets: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -144,11 +149,13 @@ class Replica:
         weights, source = self._weights(latest, pinned)
         joined = Ops.concat(changes) if changes else None
         through = source.watermark if source is not None else None
+        following = source is not None and pinned is None and latest.held is None
         fresh = Snapshot(
             version=latest.v,
             weights_version=source.weights_version if source is not None else 0,
             weights=weights,
-            weights_through=through,
+            weights_through=latest.watermark if following else through,
+            following=following,
             counters_through=latest.counters_through,
             offsets=latest.offsets,
         )
@@ -191,4 +198,6 @@ class Replica:
         counters, weights = snapshot.counters_through, snapshot.weights_through
         if self._beat is not None and counters is not None:
             counters = max(counters, self._beat[1])
+            if snapshot.following and weights is not None:
+                weights = max(weights, self._beat[0])
         return counters, weights

@@ -61,7 +61,7 @@ class UserStateConsumer:
         self._position = min(offsets)
         self.progress.advance(self._position)
         self._through = 0
-        self._deleted: list[tuple[str, str]] = []
+        self._deleted: list[tuple[str, str, int]] = []
         self._flushed_at = self._saved_at = clock()
         self._saved_version = self._encoded_version = catalogue.version
         self.failing = False
@@ -150,7 +150,7 @@ class UserStateConsumer:
                 event = events.from_bytes(record.body)
                 if isinstance(event, events.UserEvent) and event.op == "delete":
                     self._users.delete(actor_key(event.user, None))
-                    self._deleted.append((record.tenant, event.user))
+                    self._deleted.append((record.tenant, event.user, offset))
             self._metrics.consumed.labels(record.kind).inc()
         except ReplError as error:
             if isinstance(error, StoreError | LogError):
