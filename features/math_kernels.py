@@ -2,7 +2,7 @@
 f16 grid.
 
 Plain polynomials of additions and multiplications (no libm, nothing that a compiler may reorder), so that a
-value does not depend on its place in a vector or on the machine's C library. Error below 1e-5 of the value (z
+value does not depend on its place in a vector or on the machine's C library. Error below 2e-5 of the value (z
 keeps 11 bits).
 """
 
