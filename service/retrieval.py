@@ -35,6 +35,13 @@ def _threshold(
     return float(np.partition(scores[:count], count - wanted)[count - wanted])
 
 
+def _highest(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+    """Places of the k highest scores, ascending; ties go to the lower place."""
+    least = np.partition(scores, len(scores) - k)[len(scores) - k]
+    above = np.flatnonzero(scores > least)
+    return np.sort(np.concatenate([above, np.flatnonzero(scores == least)[: k - len(above)]]))
+
+
 def best_rows(
     vectors: ItemVectors, user: npt.NDArray[np.float32], mask: Mask, k: int
 ) -> tuple[Rows, npt.NDArray[np.float32]]:
@@ -52,11 +59,7 @@ def best_rows(
     count = scan(*parts, 1, np.float32(least), found, rough)
     if count < k and least > -np.inf:
         count = scan(*parts, 1, np.float32(-np.inf), found, rough)
-    if count > 4 * k:
-        keep = np.argpartition(-rough[:count], 2 * k)[: 2 * k]
-        survivors = np.sort(found[keep])
-    else:
-        survivors = found[:count].copy()
+    survivors = found[_highest(rough[:count], 2 * k)] if count > 4 * k else found[:count]
     exact = vectors.coarse[survivors] @ user + vectors.bias[survivors]
     order = np.argsort(-exact, kind="stable")[:k]
     return survivors[order], exact[order]
