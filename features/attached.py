@@ -1,7 +1,9 @@
-"""Attached coding: items taken together share part of their keys, so that an item with few events starts near others.
+"""Attached coding: items taken together share part of their keys, so that an item with few events starts
+near others.
 
-Holds the finished item-to-item table (up to WIDTH neighbours an item, strengths in (0, 1]) and looks it up. It is
-counted from the log at training (trainer/examples.py) and stored in the artifact; it does not change while serving.
+Holds the finished item-to-item table (up to WIDTH neighbours an item, strengths in (0, 1]) and looks it up.
+It is counted from the log at training (trainer/examples.py) and stored in the artifact; it does not change
+while serving.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Compiled inner loop of the sparse first layer: weighted sums of f16 rows, in f32. Knows nothing of keys or codes."""
+"""Compiled inner loop of the sparse first layer: weighted sums of f16 rows, in f32. Knows nothing of keys or
+codes.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,12 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def sum_rows(table, rows, values, starts, out):  # type: ignore[no-untyped-def]
     """out[j] = Σ values[e] · table[rows[e]] over entries e of bag j, added in order.
 
-    `table` is the u16 view of an f16 array. A half's bits, moved into a float's places, are the number times 2^-112
-    (subnormals too), so the factor 2^112 moves into the value: exact, and the loop has no look-up.
+    `table` is the u16 view of an f16 array. A half's bits, moved into a float's places, are the number times
+    2^-112 (subnormals too), so the factor 2^112 moves into the value: exact, and the loop has no look-up.
     """
     dim = table.shape[1]
     bits = np.empty(dim, np.uint32)
@@ -31,9 +33,11 @@ def sum_rows(table, rows, values, starts, out):  # type: ignore[no-untyped-def]
                 total[d] += value * halves[d]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def code_keys(keys, flips, k, rows, weights, out_rows, out_values):  # type: ignore[no-untyped-def]
-    """Codes of all keys, k each: out_rows i64[n·k], out_values f32[n·k]; `flips` u64[k / 2] are the seeded secrets."""
+    """Codes of all keys, k each: out_rows i64[n·k], out_values f32[n·k]; `flips` u64[k / 2] are the seeded
+    secrets.
+    """
     unit = np.float32(1.0 / np.sqrt(k))
     prime = np.uint64(0x9FB21C651E98DF25)
     size = np.uint64(rows)

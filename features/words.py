@@ -1,8 +1,9 @@
 """Word-segmentation coding: a text becomes words, the words become keys, shared by query and title.
 
-NFKC and casefold first. Latin words are stemmed (snowball), Chinese characters are segmented (rjieba, whose dictionary
-is loaded at the first such text), other scripts are split where the script or a space ends a word. Numbers stay whole.
-No vocabulary and no stop words; the order of words is dropped by the coding, not here.
+NFKC and casefold first. Latin words are stemmed (snowball), Chinese characters are segmented (rjieba, whose
+dictionary is loaded at the first such text), other scripts are split where the script or a space ends a
+word. Numbers stay whole. No vocabulary and no stop words; the order of words is dropped by the coding, not
+here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The base model on disk: a directory of manifest.json, safetensors arrays and ONNX graphs. Immutable, no pickle.
+"""The base model on disk: a directory of manifest.json, safetensors arrays and ONNX graphs. Immutable, no
+pickle.
 
-The consumer owns this contract; trainer/offline.py conforms to it. The artifact's sha256 is that of its manifest.json,
-which holds the sha256 of every other file, so that one number names the whole base model. Reads, checks and writes the
-directory; runs nothing (service/scorer.py does).
+The consumer owns this contract; trainer/offline.py conforms to it. The artifact's sha256 is that of its
+manifest.json, which holds the sha256 of every other file, so that one number names the whole base model.
+Reads, checks and writes the directory; runs nothing (service/scorer.py does).
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ Prior = dict[str, tuple[F64, F64]]
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """Of one head on the validation slice: what was folded into the prior, and Σ predicted / Σ observed after it."""
+    """Of one head on the validation slice: what was folded into the prior, and Σ predicted / Σ observed
+    after it.
+    """
 
     slope: float = 1.0
     offset: float = 0.0
@@ -61,7 +64,9 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: dict[str, Any]  # data, code version, command, seed
     heads: tuple[str, ...] = ("click", "purchase")
     weak_heads: list[str] = []  # heads whose prior rests on no labels
-    network_scale: float = 1.0  # α that the validation gate chose; folded into the fine graph
+    network_scale: dict[
+        str, float
+    ] = {}  # head → share of the network's part that the gate kept; in the prior
     calibration: dict[str, Calibration] = {}
     metrics: dict[str, Any] = {}
     notes: list[str] = []  # what a reader of a figure has to know
@@ -88,7 +93,9 @@ class Artifact:
     def require_layout(self, names: Sequence[str], fingerprint: str) -> None:
         """Raise ArtifactError unless this code's z is the z that the base was trained with."""
         if list(names) != self.manifest.layout or fingerprint != self.manifest.layout_fingerprint:
-            first = next((a for a, b in zip(names, self.manifest.layout, strict=False) if a != b), "its length")
+            first = next(
+                (a for a, b in zip(names, self.manifest.layout, strict=False) if a != b), "its length"
+            )
             raise ArtifactError(
                 "the base model was trained with other inputs of the last layer",
                 field=str(self.dir),
@@ -137,7 +144,7 @@ def _read(path: Path, expected: str | None = None) -> bytes:
 
 def _tensors(path: Path, data: bytes) -> dict[str, npt.NDArray[Any]]:
     try:
-        return load_tensors(data)  # type: ignore[no-any-return]
+        return load_tensors(data)
     except SafetensorError as error:
         raise _damaged(path, f"is not a safetensors file: {error}") from error
 
@@ -155,10 +162,15 @@ def _manifest(directory: Path) -> tuple[Manifest, str]:
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.MsgspecError as error:
         raise _damaged(path, f"is not a manifest: {error}") from error
-    for name, has, wants in (("format", manifest.format, FORMAT), ("coding", manifest.coding, CODING_VERSION)):
+    for name, has, wants in (
+        ("format", manifest.format, FORMAT),
+        ("coding", manifest.coding, CODING_VERSION),
+    ):
         if has != wants:
             hint = "train anew with this code, or serve it with the code it was trained with"
-            raise ArtifactError(f"base model {name} is {has}, this code's is {wants}", field=str(path), hint=hint)
+            raise ArtifactError(
+                f"base model {name} is {has}, this code's is {wants}", field=str(path), hint=hint
+            )
     return manifest, digest(data)
 
 
@@ -183,7 +195,9 @@ def _prior(arrays: Mapping[str, npt.NDArray[Any]], heads: Sequence[str], d: int,
 
 
 def load_artifact(directory: Path) -> Artifact:
-    """Read and check a base model. Raises ArtifactError naming the file, what is wrong with it and what to do."""
+    """Read and check a base model. Raises ArtifactError naming the file, what is wrong with it and what to
+    do.
+    """
     manifest, sha256 = _manifest(directory)
     names = ["tables.safetensors", "attached.safetensors", "prior.safetensors"]
     names += [f"{graph}.onnx" for graph in GRAPHS]
@@ -203,7 +217,10 @@ def load_artifact(directory: Path) -> Artifact:
         tables=tables,
         attached=Attached.from_arrays(tensors["attached.safetensors"]),
         prior=_prior(
-            tensors["prior.safetensors"], manifest.heads, len(manifest.layout), directory / "prior.safetensors"
+            tensors["prior.safetensors"],
+            manifest.heads,
+            len(manifest.layout),
+            directory / "prior.safetensors",
         ),
         graphs={graph: data[f"{graph}.onnx"] for graph in GRAPHS},
     )
@@ -249,18 +266,18 @@ def write_artifact(
     return digest(encoded)
 
 
-def install(directory: Path, data_dir: Path) -> Path:
-    """Copy a base model to data_dir/base/<sha256> and point data_dir/base/current at it; returns the new place."""
+def install(directory: Path, bases: Path) -> Path:
+    """Move a base model to bases/<sha256> and point bases/current at it; returns the new place."""
     sha256 = digest(_read(directory / MANIFEST))
-    place = data_dir / "base" / sha256
-    if not place.exists():
-        partial = place.with_name(sha256 + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(directory, partial)
-        partial.rename(place)
-    written = data_dir / "base" / (CURRENT + ".new")
+    place = bases / sha256
+    bases.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        shutil.rmtree(directory)
+    else:
+        directory.rename(place)
+    written = bases / (CURRENT + ".new")
     written.write_text(sha256 + "\n", encoding="ascii")
-    os.replace(written, data_dir / "base" / CURRENT)
+    os.replace(written, bases / CURRENT)
     return place
 
 

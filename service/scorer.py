@@ -1,8 +1,8 @@
 """Runs the base model: items, users and queries to vectors, and (user, query, item) rows to hidden vectors.
 
-onnxruntime with one thread, numpy and the coding kernels; no torch. A row's result is the same to the bit alone or
-among thousands: rows are padded to blocks of one size. Keeps no item vectors (service/item_vectors.py does) and knows
-nothing of real-time features or the last layer.
+onnxruntime with one thread, numpy and the coding kernels; no torch. A row's result is the same to the bit
+alone or among thousands: rows are padded to blocks of one size. Keeps no item vectors
+(service/item_vectors.py does) and knows nothing of real-time features or the last layer.
 """
 
 from __future__ import annotations
@@ -109,10 +109,11 @@ class Scorer:
         return self.encode_actor(actor_key(user_id, session), item_towers, kinds, times)
 
     def encode_actor(self, actor: int, item_towers: F32, kinds: U8, times: I64) -> SideVector:
-        """Vectors of an actor key (0: nobody) with interactions oldest first: towers f32[L, 64], kinds u8[L], ms i64[L].
+        """Vectors of an actor key (0: nobody) with interactions oldest first: towers f32[L, 64], kinds
+        u8[L], ms i64[L].
 
-        Only the last 50 count. With none her own code is left out: an ID without a past says nothing. Holds until her
-        next interaction.
+        Only the last 50 count. With none her own code is left out: an ID without a past says nothing. Holds
+        until her next interaction.
         """
         towers, kinds, times = item_towers[-HISTORY:], kinds[-HISTORY:], times[-HISTORY:]
         steps = len(towers) + 1  # the start step first

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def dot_rows(items, query, bias, out):  # type: ignore[no-untyped-def]
     """out[i] = items[i] · query + bias[i]; f32, eight running sums a row (the width is a multiple of 8)."""
     n, dim = items.shape

@@ -1,7 +1,8 @@
 """Counts which items are taken together and makes the attached table (features/attached.py) of it.
 
-A basket's items count with each other, and with the actor's last interactions by falling weight. One bounded list an
-item, so that memory grows with items, not with the log. Sees each basket once, in the order of the log.
+A basket's items count with each other, and with the actor's last interactions by falling weight. One bounded
+list an item, so that memory grows with items, not with the log. Sees each basket once, in the order of the
+log.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class AttachedCounter:
         )
 
     def table(self, keys: U64) -> Attached:
-        """The WIDTH strongest neighbours of every item that has any; `keys` are the items' keys by dense number.
+        """The WIDTH strongest neighbours of every item that has any; `keys` are the items' keys by dense
+        number.
 
         Strength = weight / sqrt(count · count), at most 1.
         """

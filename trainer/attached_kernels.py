@@ -6,12 +6,12 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def add_pairs(neighbours, weights, left, right, weight):  # type: ignore[no-untyped-def]
     """Add weight[p] to the pair left[p] → right[p]; a full list gives up its lightest entry.
 
-    neighbours i32[n, slots] (-1: free), weights f32[n, slots]. The new entry starts from its own weight: with more
-    pairs than slots an inherited one (space-saving) would make chance pairs as heavy as real ones.
+    neighbours i32[n, slots] (-1: free), weights f32[n, slots]. The new entry starts from its own weight:
+    with more pairs than slots an inherited one (space-saving) would make chance pairs as heavy as real ones.
     """
     slots = neighbours.shape[1]
     for p in range(len(left)):

@@ -1,7 +1,9 @@
-"""From groups on disk to batches of tensors: candidates, sampled negatives, histories, bags. No loss, no optimiser.
+"""From groups on disk to batches of tensors: candidates, sampled negatives, histories, bags. No loss, no
+optimiser.
 
-Negatives are a mix of uniform and popular items, both drawn from what was known at the group's time: a dense item number
-below `known` is uniform over the items that existed, a place before `seen` in the stream of positives is popularity.
+Negatives are a mix of uniform and popular items, both drawn from what was known at the group's time: a dense
+item number below `known` is uniform over the items that existed, a place before `seen` in the stream of
+positives is popularity.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from trainer.network import Bag, Histories, NetworkConfig
 class Sampling:
     """How a batch is drawn."""
 
-    groups: int = 128
+    groups: int = 64
     positives: int = 8  # of one group, at most
     shown: int = 48  # impressions of one group, at most
     negatives: int = 16  # drawn for a group without impressions
@@ -115,17 +117,19 @@ class Sampler:
         self._q = sampling.popular * share + (1 - sampling.popular) * uniform
 
     def epoch(self, start: int, end: int) -> Iterator[Batch]:
-        """All groups with time in [start, end) ms, chunks and groups within a chunk shuffled."""
-        files = range(len(self._examples.files))
-        for file in files:
-            for chunk in self._examples.chunks(int(file), int(file) + 1):
-                inside = np.flatnonzero((chunk["t"] >= start) & (chunk["t"] < end))
-                self._rng.shuffle(inside)
-                for at in range(0, len(inside), self._sampling.groups):
-                    drawn = [self._draw(chunk, int(g)) for g in inside[at : at + self._sampling.groups]]
-                    usable = [group for group in drawn if len(group.items)]
-                    if usable:
-                        yield self._batch(usable)
+        """All groups with time in [start, end) ms: chunks in time order, groups within a chunk shuffled.
+
+        In time order, so that an epoch ends with the newest: with chunks shuffled the later slice's AUC
+        moved by .05 with the chunk that came last (Online Retail).
+        """
+        for chunk in self._examples.chunks():
+            inside = np.flatnonzero((chunk["t"] >= start) & (chunk["t"] < end))
+            self._rng.shuffle(inside)
+            for at in range(0, len(inside), self._sampling.groups):
+                drawn = [self._draw(chunk, int(g)) for g in inside[at : at + self._sampling.groups]]
+                usable = [group for group in drawn if len(group.items)]
+                if usable:
+                    yield self._batch(usable)
 
     def _negatives(self, n: int, known: int, seen: int) -> I64:
         """n items known at the time: uniform or by popularity, with replacement."""
@@ -142,14 +146,19 @@ class Sampler:
         s, rng = self._sampling, self._rng
         part = {
             name: chunk[name][chunk[f"{starts}_starts"][g] : chunk[f"{starts}_starts"][g + 1]]
-            for name, starts in (("history", "history"), ("items", "item"), ("flags", "item"), ("words", "word"))
+            for name, starts in (
+                ("history", "history"),
+                ("items", "item"),
+                ("flags", "item"),
+                ("words", "word"),
+            )
         }
         items, flags, words = part["items"], part["flags"], part["words"]
         known, seen = int(chunk["known"][g]), int(chunk["seen"][g])
         taken = items[flags & CLICKED > 0]
         if not len(words) and len(taken) and rng.random() < s.titles_as_queries:
-            words, keep = self._title_query(taken)
-            items, flags = items[keep], flags[keep]
+            words, holds = self._title_query(taken)
+            items, flags = items[holds], flags[holds]
         shown_only = len(items) > 0 and bool((flags & SHOWN).all())
         keep = _choose(rng, flags, s)
         items, flags = items[keep], flags[keep]
@@ -248,6 +257,5 @@ def _histories(groups: list[_Group], where: I64) -> tuple[Tensor, Histories]:
             gaps[g, 1 : n + 1] = coding.gap_buckets(group.history[:, 2])
             ages[g, 1 : n + 1] = np.arange(n, 0, -1)
         at += n
-    tensors = [torch.from_numpy(array) for array in (kinds, gaps, ages)]
-    empty = torch.empty(0)
-    return torch.from_numpy(items), Histories(empty, *tensors, torch.from_numpy(lengths + 1))
+    steps = [torch.from_numpy(array) for array in (kinds, gaps, ages, lengths + 1)]
+    return torch.from_numpy(items), Histories(torch.empty(0), steps[0], steps[1], steps[2], steps[3])

@@ -1,9 +1,10 @@
-"""From the event log to training groups on disk: one request each, with its history, its labels, what was known then.
+"""From the event log to training groups on disk: one request each, with its history, its labels, what was
+known then.
 
-A group is a `ranking` event with the labels that joined it, or (without impressions) what one actor took at one time.
-The log is read once, forwards; groups go to disk in chunks, so that memory grows with items and recent actors and not
-with the log. Real-time features are no business of this file (trainer/feature_replay.py), negatives neither
-(trainer/batches.py).
+A group is a `ranking` event with the labels that joined it, or (without impressions) what one actor took at
+one time. The log is read once, forwards; groups go to disk in chunks, so that memory grows with items and
+recent actors and not with the log. Real-time features are no business of this file
+(trainer/feature_replay.py), negatives neither (trainer/batches.py).
 """
 
 from __future__ import annotations
@@ -158,13 +159,15 @@ class ExampleSet:
     actors: int
     """Actors seen, counted approximately (sizes the user table)."""
 
-    def chunks(self, start: int = 0, end: int | None = None) -> Iterator[Arrays]:
-        """Chunks `start` to `end`, read one at a time."""
-        for path in self.files[start:end]:
+    def chunks(self) -> Iterator[Arrays]:
+        """Chunks in order, read one at a time."""
+        for path in self.files:
             yield load_file(path)
 
     def positives(self) -> npt.NDArray[np.int32]:
-        """Item numbers of all positives in order, mapped from disk: a place before now is drawn by popularity."""
+        """Item numbers of all positives in order, mapped from disk: a place before now is drawn by
+        popularity.
+        """
         path = self.directory / "positives.i32"
         if path.stat().st_size == 0:
             return np.empty(0, np.int32)
@@ -187,7 +190,14 @@ class ExampleWriter:
         self.schema = schema
         self.book = ItemBook(schema, max_items)
         self.attached = AttachedCounter()
-        self.counts = {"interactions": 0, "rankings": 0, "impressions": 0, "clicks": 0, "purchases": 0, "queries": 0}
+        self.counts = {
+            "interactions": 0,
+            "rankings": 0,
+            "impressions": 0,
+            "clicks": 0,
+            "purchases": 0,
+            "queries": 0,
+        }
         self._windows = click_window_ms, purchase_window_ms
         self._attach_until = attach_until
         self._chunks = _Chunks(directory)
@@ -291,7 +301,9 @@ class ExampleWriter:
         self._open.clear()
 
     def _expire(self, everything: bool = False) -> None:
-        """Write rankings whose windows have passed, the oldest first; a full store gives up the oldest early."""
+        """Write rankings whose windows have passed, the oldest first; a full store gives up the oldest
+        early.
+        """
         while self._pending:
             name, group = next(iter(self._pending.items()))
             if not everything and group.closes > self._now and len(self._pending) <= MAX_PENDING:

@@ -1,7 +1,7 @@
 """Fits the network to an example set: epochs, optimisers, early stop on the later slice. Writes no file.
 
-Dense layers by AdamW; tables by lazy Adam on the rows that a batch touched (SparseAdam). One torch thread and seeded
-generators: the same examples and seed give the same weights to the bit on the same machine.
+Dense layers by AdamW; tables by lazy Adam on the rows that a batch touched (SparseAdam). One torch thread
+and seeded generators: the same examples and seed give the same weights to the bit on the same machine.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from trainer.examples import ExampleSet
 from trainer.losses import LossWeights, forward, losses
 from trainer.network import Network
 
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of it that is done (0 to 1)."""
+Progress = Callable[[float], None]
+"""Called with the share of the work that is done (0 to 1)."""
+
+
+def _quiet(share: float) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class FitOptions:
 
     epochs: int = 4
     seed: int = 17
-    rate: float = 1e-3
-    table_rate: float = 2e-3
+    rate: float = 2e-3
+    table_rate: float = 5e-3
     decay: float = 1e-2
     patience: int = 1  # epochs without gain on the later slice before stopping
     sampling: Sampling = field(default_factory=Sampling)
@@ -87,7 +91,9 @@ def evaluate(network: Network, sampler: Sampler, start: int, end: int, groups: i
 class Fitter:
     """One training run."""
 
-    def __init__(self, network: Network, examples: ExampleSet, items: ItemArrays, options: FitOptions) -> None:
+    def __init__(
+        self, network: Network, examples: ExampleSet, items: ItemArrays, options: FitOptions
+    ) -> None:
         self.network = network
         self.options = options
         self._examples = examples
@@ -116,13 +122,13 @@ class Fitter:
         return {name: float(part.detach()) for name, part in parts.items()}
 
     def _epoch(self, number: int, end: int, progress: Progress) -> dict[str, float]:
-        sampler, sums, batches = self._sampler(self.options.seed + number), {}, 0
+        sampler, sums, batches = self._sampler(self.options.seed + number), dict[str, float](), 0
         total = max(1, self._examples.groups // self.options.sampling.groups)
         for batch in sampler.epoch(0, end):
             for name, value in self._step(batch).items():
                 sums[name] = sums.get(name, 0.0) + value
             batches += 1
-            progress(f"epoch {number + 1}", min(1.0, batches / total))
+            progress(min(1.0, batches / total))
         return {name: value / max(1, batches) for name, value in sums.items()}
 
     def later(self, start: int, end: int) -> dict[str, float]:
@@ -135,11 +141,14 @@ class Fitter:
             figures[name] = evaluate(self.network, sampler, start, end, groups).get("auc", float("nan"))
         return figures
 
-    def run(self, split: int, end: int, progress: Progress = lambda what, share: None) -> FitReport:
-        """Train on groups before `split` ms, stop early on those in [split, end); the best epoch's weights stay."""
+    def run(self, split: int, end: int, progress: Progress = _quiet) -> FitReport:
+        """Train on groups before `split` ms, stop early on those in [split, end); the best epoch's weights
+        stay.
+        """
         report, best, best_loss = FitReport(), copy.deepcopy(self.network.state_dict()), float("inf")
-        for number in range(self.options.epochs):
-            report.train.append(self._epoch(number, split, progress))
+        epochs = self.options.epochs
+        for number in range(epochs):
+            report.train.append(self._epoch(number, split, _part(progress, number, epochs)))
             report.later.append(self.later(split, end))
             loss = report.later[-1].get("log_loss", -float(number))
             if loss < best_loss:
@@ -149,3 +158,14 @@ class Fitter:
                 break
         self.network.load_state_dict(best)
         return report
+
+    def carry_on(self, end: int, epochs: int, progress: Progress = _quiet) -> None:
+        """Train the same network on over all groups before `end` ms, so that it knows the newest when it
+        serves.
+        """
+        for number in range(epochs):
+            self._epoch(self.options.epochs + number, end, _part(progress, number, epochs))
+
+
+def _part(progress: Progress, number: int, of: int) -> Progress:
+    return lambda share: progress((number + share) / of)

@@ -1,8 +1,9 @@
 """The losses of the base model, all on the whole network at once. No optimiser, no data.
 
-click: BCE; purchase: BCE on the product of both heads over all impressions (CTCVR, ESMM: Ma et al. 2018, eq. 3);
-coarse: BCE on the same labels + distillation from the fine click logit (also on unshown candidates) + sampled softmax
-with log-q correction (Yi et al. 2019, eq. 5); next item: sampled softmax over shared negatives.
+click: BCE; purchase: BCE on the product of both heads over all impressions (CTCVR, ESMM: Ma et al. 2018, eq.
+3); coarse: BCE on the same labels + distillation from the fine click logit (also on unshown candidates) +
+sampled softmax with log-q correction (Yi et al. 2019, eq. 5); next item: sampled softmax over shared
+negatives.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def ctcvr_loss(click: Tensor, purchase: Tensor, label: Tensor) -> Tensor:
 
 
 def sampled_softmax(score: Tensor, score_log_q: Tensor, others: Tensor, log_q: Tensor, out: Tensor) -> Tensor:
-    """Mean −log softmax of score f32[m] against others f32[m, n] after log-q correction; `out` bool[m, n] is left out."""
+    """Mean −log softmax of score f32[m] against others f32[m, n] after log-q correction; `out` bool[m, n] is
+    left out.
+    """
     corrected = (others - log_q).masked_fill(out, float("-inf"))
     mine = score - score_log_q
     return (torch.logaddexp(mine, torch.logsumexp(corrected, dim=1)) - mine).mean()

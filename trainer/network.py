@@ -1,9 +1,9 @@
 """The RepL network as a torch module, and its configuration. Nothing here trains it or reads a log.
 
-Sparse first layer: bags of signed codes (features/coding.py) over three tables, only the non-zeros forward and
-backward. Item tower, user tower (own codes, pool and LSTM over the last interactions), query tower (absent for
-recommendation: a zero vector and no gradient), fine network on [u, q, i, (u + q) · i], two heads, coarse head.
-The served twin is the ONNX graphs of trainer/onnx_export.py; a test compares the two.
+Sparse first layer: bags of signed codes (features/coding.py) over three tables, only the non-zeros forward
+and backward. Item tower, user tower (own codes, pool and LSTM over the last interactions), query tower
+(absent for recommendation: a zero vector and no gradient), fine network on [u, q, i, (u + q) · i], two
+heads, coarse head. The served twin is the ONNX graphs of trainer/onnx_export.py; a test compares the two.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class NetworkConfig:
 
 
 class Bag(NamedTuple):
-    """A batch of bags of codes: rows i64[entries], values f32[entries], offsets i64[n] (starts, without the end)."""
+    """A batch of bags of codes: rows i64[entries], values f32[entries], offsets i64[n] (starts, without the
+    end).
+    """
 
     rows: Tensor
     values: Tensor
@@ -113,7 +115,9 @@ class Network(nn.Module):
         return self.user_2(F.relu(self.user_1(torch.cat([own, pool, last], dim=1))))  # type: ignore[no-any-return]
 
     def _pool(self, history: Histories) -> Tensor:
-        """Mean of the history's item vectors, weighted by behaviour and recency; the start step adds weight to 0."""
+        """Mean of the history's item vectors, weighted by behaviour and recency; the start step adds weight
+        to 0.
+        """
         logits = self.pool_kind[history.kinds] + self.pool_age[history.ages]
         outside = torch.arange(logits.shape[1]) >= history.lengths[:, None]
         share = torch.softmax(logits.masked_fill(outside, float("-inf")), dim=1)
@@ -129,6 +133,8 @@ class Network(nn.Module):
         return self.click(hidden).squeeze(1), self.purchase(hidden).squeeze(1)
 
     def coarse(self, user: Tensor, query: Tensor, item: Tensor) -> Tensor:
-        """Pre-ranking logits (batch, n) of every item for every (user, query): product of 32-d projections + bias."""
+        """Pre-ranking logits (batch, n) of every item for every (user, query): product of 32-d projections +
+        bias.
+        """
         left = self.coarse_user(user) + self.coarse_query(query)
         return left @ self.coarse_item(item).T + self.coarse_bias(item).T  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """The network's part of z during a replay: hidden vectors of catalogue rows, by the graphs that serve.
 
-Item vectors follow the catalogue, a user's vector her history, exactly as in the ranker (service/item_encoder.py,
-service/user_vectors.py). It holds no real-time state.
+Item vectors follow the catalogue, a user's vector her history, exactly as in the ranker
+(service/item_encoder.py, service/user_vectors.py). It holds no real-time state.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class NetworkPart:
             if missing > 0:
                 more = np.repeat(self._unknown, max(missing, len(self._towers)), axis=0)
                 self._towers = np.concatenate([self._towers, more])
-            inputs = [item_input(catalogue.ids(row), catalogue.fields(row), catalogue.schema) for row in changed]
+            inputs = [
+                item_input(catalogue.ids(row), catalogue.fields(row), catalogue.schema) for row in changed
+            ]
             self._towers[changed] = self.scorer.encode_items(inputs).tower
         return catalogue
 
@@ -53,7 +55,9 @@ class NetworkPart:
         """The user's vector of a request from her history."""
         state = request.history
         if state is None or not len(state):
-            return self.scorer.encode_actor(0, self._unknown[:0], np.zeros(0, np.uint8), np.zeros(0, np.int64))
+            return self.scorer.encode_actor(
+                0, self._unknown[:0], np.zeros(0, np.uint8), np.zeros(0, np.int64)
+            )
         rows = self._refresh().rows_of_keys(state.items[-HISTORY:])
         return self.scorer.encode_actor(
             state.key, self.towers(rows), state.kinds[-HISTORY:], state.times[-HISTORY:]

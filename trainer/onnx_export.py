@@ -1,8 +1,10 @@
-"""The network's towers and fine part as ONNX graphs: f16 initialisers, cast to f32, no torch exporter between.
+"""The network's towers and fine part as ONNX graphs: f16 initialisers, cast to f32, no torch exporter
+between.
 
-Four graphs, run by service/scorer.py: `item`, `user`, `query`, `fine`. Each is built node by node from named arrays, so
-that the fine graph can be folded: of its first layer only items @ (W_i + W_p · (u + q)) is computed per candidate,
-and the same arrays give the same bytes. Reads a state dict; knows nothing of training.
+Four graphs, run by service/scorer.py: `item`, `user`, `query`, `fine`. Each is built node by node from named
+arrays, so that the fine graph can be folded: of its first layer only items @ (W_i + W_p · (u + q)) is
+computed per candidate, and the same arrays give the same bytes. Reads a state dict; knows nothing of
+training.
 """
 
 from __future__ import annotations
@@ -83,7 +85,9 @@ class _Graph:
 
 
 def item_graph(arrays: Arrays) -> bytes:
-    """keys f32[n, dim], words f32[n, dim] (summed bags) → tower f32[n, dim], coarse f32[n, c], bias f32[n, 1]."""
+    """keys f32[n, dim], words f32[n, dim] (summed bags) → tower f32[n, dim], coarse f32[n, c], bias f32[n,
+    1].
+    """
     dim, coarse = arrays["item_2.weight"].shape[0], arrays["coarse_item.weight"].shape[0]
     g = _Graph("item")
     x = g.node("Concat", ["keys", "words"], "x", axis=1)
@@ -110,7 +114,9 @@ def _gates(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def user_graph(arrays: Arrays) -> bytes:
-    """own f32[1, dim], towers f32[s, dim], kinds, gaps, ages i64[s] (start step first) → tower, coarse of one user."""
+    """own f32[1, dim], towers f32[s, dim], kinds, gaps, ages i64[s] (start step first) → tower, coarse of
+    one user.
+    """
     dim, coarse = arrays["user_2.weight"].shape[0], arrays["coarse_user.weight"].shape[0]
     g = _Graph("user")
     kinds = g.node("Gather", [g.weight("kinds.weight", arrays["kinds.weight"]), "kinds"], "kind")
@@ -141,8 +147,8 @@ def user_graph(arrays: Arrays) -> bytes:
     return g.build({"own": [1, dim], **steps_shape}, {"tower": [1, dim], "coarse": [1, coarse]})
 
 
-def fine_graph(arrays: Arrays, scale: float = 1.0) -> bytes:
-    """user, query f32[1, dim], items f32[n, dim] → hidden f32[n, hidden], times `scale` (relu(s·x) = s·relu(x)).
+def fine_graph(arrays: Arrays) -> bytes:
+    """user, query f32[1, dim], items f32[n, dim] → hidden f32[n, hidden].
 
     First layer on [u, q, i, (u + q) · i], folded: items @ (W_i + W_p · (u + q)) + (W_u u + W_q q + b).
     """
@@ -158,17 +164,16 @@ def fine_graph(arrays: Arrays, scale: float = 1.0) -> bytes:
     row = g.node("Add", [g.node("MatMul", ["query", g.weight("w_q", w_q)], "row_q"), row], "row")  # (1, wide)
     squeezed = g.node("Squeeze", [row, g.constant("zero", [0])], "row1")
     wide = g.node("Relu", [g.node("Gemm", ["items", matrix, squeezed], "fine.wide")], "fine.relu")
-    last = {f"fine_2.{part}": arrays[f"fine_2.{part}"] * np.float32(scale) for part in ("weight", "bias")}
-    g.node("Relu", [g.linear(last, "fine_2", wide, "fine.out")], "hidden")
+    g.node("Relu", [g.linear(arrays, "fine_2", wide, "fine.out")], "hidden")
     inputs = {"user": [1, dim], "query": [1, dim], "items": ["n", dim]}
     return g.build(inputs, {"hidden": ["n", hidden]})
 
 
-def graphs(arrays: Arrays, scale: float = 1.0) -> dict[str, bytes]:
+def graphs(arrays: Arrays) -> dict[str, bytes]:
     """All four graphs by name, from a state dict as numpy arrays."""
     return {
         "item": item_graph(arrays),
         "user": user_graph(arrays),
         "query": query_graph(arrays),
-        "fine": fine_graph(arrays, scale),
+        "fine": fine_graph(arrays),
     }

@@ -1,7 +1,8 @@
 """A base model nobody trained: seeded random weights in small tables, for tests and the test kit.
 
-`python -m trainer.untrained DIRECTORY` writes the one that service/testkit.py serves (service/testkit_base); run it
-anew when the schema's defaults, the layout of z or the coding change. Its scores mean nothing, on purpose.
+`python -m trainer.untrained DIRECTORY` writes the one that service/testkit.py serves (service/testkit_base);
+run it anew when the schema's defaults, the layout of z or the coding change. Its scores mean nothing, on
+purpose.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.layout import ZLayout
 from features.attached import Attached
 from features.coding import CODING_VERSION
+from features.layout import ZLayout
 from features.schema import Schema
 from service.artifact import FORMAT, Manifest, Prior, write_artifact
 from trainer.network import Network, NetworkConfig

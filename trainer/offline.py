@@ -1,0 +1,387 @@
+"""Offline training: event log → base model. The one place where the steps stand in order; each is a file of
+its own.
+
+1. Two passes over the log: when things happened (to split by time), then examples to disk
+   (trainer/examples.py).
+2. Fit the network before `split`, stop early on the slice after it (trainer/fitting.py).
+3. Replay the log through the real-time features with that network's part, which is out of sample after
+   `split`, and fit the last layer of each head in batch (trainer/prior_log.py, trainer/prior_heads.py).
+4. Train the same network on, up to `held_out`, so that it is fresh when it serves.
+5. Write the artifact and its report, check it through the ranker's own code on what was held out, and
+   install it. The split is by time always. Memory grows with items, recent actors and a bounded number of
+   examples, not with the log.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from features.attached import Attached
+from features.coding import CODING_VERSION, table_rows
+from features.errors import InvalidInput
+from features.event_log import EventLog, open_log
+from features.events import Event, from_bytes
+from features.layout import ZLayout
+from features.schema import Schema
+from service.artifact import FORMAT, Artifact, Manifest, install, load_artifact, write_artifact
+from service.scorer import Scorer
+from service.settings import Settings
+from trainer.batches import ItemArrays
+from trainer.check import check_figures
+from trainer.examples import ExampleSet, ExampleWriter
+from trainer.feature_replay import in_time_order
+from trainer.fitting import FitOptions, FitReport, Fitter
+from trainer.importing import record_of_imports
+from trainer.network import Network, NetworkConfig
+from trainer.network_part import NetworkPart
+from trainer.onnx_export import graphs
+from trainer.prior_heads import HeadPrior, fit_head, weak_prior
+from trainer.prior_log import PriorLog
+from trainer.report import write_report
+from trainer.untrained import state_arrays
+
+Progress = Callable[[int, int], None]
+"""(steps done, steps in all)."""
+
+KINDS = frozenset({"item", "interaction", "ranking"})
+SPLIT, STOP, HELD_OUT = 0.70, 0.80, 0.98
+"""Shares of the log's behaviours by time: the network is fitted before SPLIT and stopped early on SPLIT to
+STOP; the prior judges it from SPLIT on; nothing is trained on what follows HELD_OUT, where the finished
+model is checked.
+"""
+
+EXAMPLES_FROM = 0.1
+MAX_GROUPS = 12_000
+"""Requests that give examples to the last layer, at most."""
+
+STEPS = 1_000
+SAMPLE = 100_000
+NO_QUERIES = "no queries in the log: searches are simulated by words of titles"
+NO_IMPRESSIONS = "no impressions in the log: negatives are sampled, uniform and by popularity"
+NO_LABELS = "no label tells a purchase from another behaviour: P(purchase | click) is a weak prior"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Times in ms."""
+
+    first: int
+    examples_from: int
+    split: int
+    stop: int
+    held_out: int
+    last: int
+
+
+def read_events(log: EventLog) -> Iterator[Event]:
+    """Items, interactions and rankings of a log in time order."""
+
+    def stored() -> Iterator[Event]:
+        at = log.start_offsets().get("event/0", 0)
+        while records := log.read("event", at):
+            for record in records:
+                if record.kind in KINDS:
+                    event = from_bytes(record.body)
+                    if event.timestamp != record.effective_time:
+                        event = _at(event, record.effective_time)
+                    yield event
+            at = records[-1].offset + 1
+
+    return in_time_order(stored())
+
+
+def _at(event: Event, time: int) -> Event:
+    moved: Event = msgspec.structs.replace(event, timestamp=time)
+    return moved
+
+
+def split_times(log: EventLog, seed: int) -> Splits:
+    """Times that divide the log's behaviours, from a sample of bounded size. Raises InvalidInput on too few."""
+    rng = np.random.default_rng(seed)
+    sample, seen, at = np.zeros(SAMPLE, np.int64), 0, log.start_offsets().get("event/0", 0)
+    while records := log.read("event", at):
+        for record in records:
+            if record.kind in ("interaction", "ranking"):
+                place = seen if seen < SAMPLE else int(rng.integers(seen + 1))
+                if place < SAMPLE:
+                    sample[place] = record.effective_time
+                seen += 1
+        at = records[-1].offset + 1
+    if seen < 1_000:
+        raise InvalidInput(
+            f"the log holds {seen} interactions and rankings: too few to train on",
+            hint="import events first: `repl-ranker import`; 1,000 are the least",
+        )
+    times = np.sort(sample[:seen])
+
+    def at_share(share: float) -> int:
+        return int(times[int(share * (len(times) - 1))])
+
+    return Splits(
+        first=int(times[0]),
+        examples_from=at_share(EXAMPLES_FROM),
+        split=at_share(SPLIT),
+        stop=at_share(STOP),
+        held_out=at_share(HELD_OUT),
+        last=int(times[-1]),
+    )
+
+
+class _Bar:
+    """Phases of a training run on one progress bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._start = self._end = 0.0
+
+    def phase(self, share: float) -> None:
+        """The next phase takes this share of the time."""
+        self._start, self._end = self._end, min(1.0, self._end + share)
+        self.at(0.0)
+
+    def at(self, share: float) -> None:
+        done = self._start + (self._end - self._start) * min(1.0, max(0.0, share))
+        self._progress(int(STEPS * done), STEPS)
+
+
+class Training:
+    """One run; `run` gives the installed directory. Options beyond the settings are for tests and
+    experiments.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        schema: Schema,
+        log: EventLog,
+        progress: Progress,
+        *,
+        options: FitOptions | None = None,
+        more_epochs: int = 2,
+        floor_rows: int = 4_096,
+    ) -> None:
+        self.settings = settings
+        self.schema = schema
+        self.log = log
+        self.bar = _Bar(progress)
+        self.options = options or FitOptions(epochs=settings.epochs, seed=settings.seed)
+        self.more_epochs = more_epochs
+        self.floor_rows = floor_rows
+        self.layout = ZLayout(NetworkConfig(0, 0, 0).hidden, schema)
+        self.windows = settings.click_window_ms, settings.purchase_window_ms
+
+    def run(self, out: Path, origin: dict[str, Any]) -> Path:
+        """All steps; `out` keeps bases by sha256 and `current`."""
+        torch.set_num_threads(1)
+        torch.manual_seed(self.options.seed)
+        out.mkdir(parents=True, exist_ok=True)
+        self.splits = split_times(self.log, self.options.seed)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".training-") as work:
+            examples, attached = self._examples(Path(work) / "examples")
+            fitter, report = self._fit(examples, attached)
+            draft = self._draft(Path(work) / "draft", fitter.network, attached)
+            heads = self._network_heads(fitter.network)
+            prior_log = self._prior_log(draft, examples)
+            self.bar.phase(0.20)
+            fitter.carry_on(self.splits.held_out, self.more_epochs, self.bar.at)
+            priors = self._priors(prior_log, heads, self._network_heads(fitter.network))
+            manifest = self._manifest(examples, priors, report, origin)
+            made = self._write(Path(work) / "base", manifest, fitter.network, attached, priors)
+            write_report(made, load_artifact(made).manifest, report, examples.counts)
+            self.bar.at(1.0)
+            return install(made, out)
+
+    def _examples(self, directory: Path) -> tuple[ExampleSet, Attached]:
+        self.bar.phase(0.06)
+        writer = ExampleWriter(
+            directory,
+            self.schema,
+            max_items=self.settings.max_items,
+            click_window_ms=self.windows[0],
+            purchase_window_ms=self.windows[1],
+            attach_until=self.splits.split,
+        )
+        for event in read_events(self.log):
+            writer.feed(event, event.timestamp)
+        examples = writer.finish()
+        return examples, writer.attached.table(np.array(examples.book.keys, np.uint64))
+
+    def _fit(self, examples: ExampleSet, attached: Attached) -> tuple[Fitter, FitReport]:
+        words = len({int(key) for title in examples.book.titles for key in title})
+        ids = (examples.actors, len(examples.book), words)
+        config = NetworkConfig(*(table_rows(n, floor=self.floor_rows) for n in ids))
+        queries = examples.counts["queries"] > 0
+        purchases = 0 < examples.counts["purchases"] < examples.counts["clicks"]
+        options = replace(
+            self.options,
+            sampling=replace(self.options.sampling, titles_as_queries=0.0 if queries else 0.25),
+            weights=replace(
+                self.options.weights, purchase=self.options.weights.purchase if purchases else 0.0
+            ),
+        )
+        fitter = Fitter(Network(config), examples, ItemArrays(examples.book, attached, config), options)
+        self.bar.phase(0.34)
+        return fitter, fitter.run(self.splits.split, self.splits.stop, self.bar.at)
+
+    def _draft(self, directory: Path, network: Network, attached: Attached) -> Artifact:
+        """The network of step 2 as the ranker would run it, with a prior that nobody reads."""
+        priors = {
+            head: weak_prior(self.layout.d, self.layout.block("intercept").start)
+            for head in ("click", "purchase")
+        }
+        self._save(directory, self._bare_manifest({}), network, attached, priors)
+        return load_artifact(directory)
+
+    def _network_heads(self, network: Network) -> dict[str, tuple[np.ndarray, float]]:
+        arrays = state_arrays(network)
+        return {
+            head: (arrays[f"{head}.weight"][0].astype(np.float64), float(arrays[f"{head}.bias"][0]))
+            for head in ("click", "purchase")
+        }
+
+    def _prior_log(self, draft: Artifact, examples: ExampleSet) -> PriorLog:
+        self.bar.phase(0.20)
+        splits = self.splits
+        prior_log = PriorLog(
+            self.schema,
+            NetworkPart(Scorer(draft)),
+            network_from=splits.split,
+            examples_from=splits.examples_from,
+            every=-(-examples.groups // MAX_GROUPS),
+            hold_ms=self.settings.hold_ms,
+            windows_ms=self.windows,
+            max_items=self.settings.max_items,
+            seed=self.options.seed,
+        )
+        span = max(1, splits.last - splits.first)
+        prior_log.run(read_events(self.log), lambda t: self.bar.at((t - splits.first) / span))
+        return prior_log
+
+    def _priors(self, prior_log: PriorLog, heads: Any, final_heads: Any) -> dict[str, HeadPrior]:
+        self.bar.phase(0.20)
+        return {
+            head: fit_head(
+                examples,
+                d=self.layout.d,
+                hidden=self.layout.hidden,
+                intercept=self.layout.block("intercept").start,
+                head=heads[head],
+                final_head=final_heads[head],
+                network_from=self.splits.split,
+            )
+            for head, examples in (("click", prior_log.click), ("purchase", prior_log.purchase))
+        }
+
+    def _bare_manifest(self, origin: dict[str, Any]) -> Manifest:
+        return Manifest(
+            format=FORMAT,
+            coding=CODING_VERSION,
+            schema=self.schema.to_dict(),
+            schema_fingerprint=self.schema.fingerprint,
+            hidden=self.layout.hidden,
+            layout=list(self.layout.names),
+            layout_fingerprint=self.layout.fingerprint,
+            tables={},
+            through=self.splits.last,
+            origin=origin,
+        )
+
+    def _manifest(
+        self, examples: ExampleSet, priors: dict[str, HeadPrior], report: FitReport, origin: dict[str, Any]
+    ) -> Manifest:
+        counts = examples.counts
+        notes = [
+            note
+            for note, holds in (
+                (NO_IMPRESSIONS, not counts["rankings"]),
+                (NO_QUERIES, not counts["queries"]),
+                (NO_LABELS, priors["purchase"].weak),
+            )
+            if holds
+        ]
+        later = report.later[report.best] if report.later else {}
+        return msgspec.structs.replace(
+            self._bare_manifest({**origin, "counts": dict(counts), "seed": self.options.seed}),
+            weak_heads=[head for head, prior in priors.items() if prior.weak],
+            network_scale={head: prior.scale for head, prior in priors.items()},
+            calibration={head: prior.calibration for head, prior in priors.items()},
+            metrics={
+                "network": later,
+                **{head: prior.metrics for head, prior in priors.items() if not prior.weak},
+            },
+            notes=notes,
+        )
+
+    def _save(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        network: Network,
+        attached: Attached,
+        priors: dict[str, HeadPrior],
+    ) -> None:
+        arrays = state_arrays(network)
+        write_artifact(
+            directory,
+            manifest,
+            tables={name: arrays[f"{name}_table"] for name in ("user", "item", "word")},
+            attached=attached,
+            prior={head: (prior.mean, prior.covariance) for head, prior in priors.items()},
+            graphs=graphs(arrays),
+        )
+
+    def _write(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        network: Network,
+        attached: Attached,
+        priors: dict[str, HeadPrior],
+    ) -> Path:
+        """Write, check through the ranker's code on what was held out, and write again with those figures."""
+        self._save(directory, manifest, network, attached, priors)
+        checked = check_figures(
+            load_artifact(directory), read_events(self.log), self.splits.held_out, self.settings
+        )
+        manifest = msgspec.structs.replace(manifest, metrics={**manifest.metrics, "held_out": checked})
+        shutil.rmtree(directory)
+        self._save(directory, manifest, network, attached, priors)
+        return directory
+
+
+def train(settings: Settings, out: Path, *, progress: Progress = lambda done, total: None) -> Path:
+    """Train a base model from the log of `settings.data_dir`; returns out/<sha256>, which out/current then
+    names.
+
+    Raises InvalidInput when the log holds too little, SchemaError when the schema file is wrong.
+    """
+    schema = Schema.load(settings.schema_file)
+    log = open_log(settings)
+    try:
+        origin = {
+            "data": "the event log",
+            "imports": _imported(settings.data_dir),
+            "code": importlib.metadata.version("repl-ranker"),
+            "command": "repl-ranker train",
+        }
+        return Training(settings, schema, log, progress).run(out, origin)
+    finally:
+        log.close()
+
+
+def _imported(data_dir: Path) -> dict[str, Any]:
+    """What was imported into this log, by name: events taken and the constant added to their times (ms)."""
+    return {
+        name: {"events": entry.get("accepted"), "shift_ms": entry.get("shift_ms", 0)}
+        for name, entry in record_of_imports.read(data_dir).items()
+    }
