@@ -69,9 +69,14 @@ def show_config(data_dir: DataDir = None, config: Config = None, json: Json = Fa
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
+def host_to_call(host: str) -> str:
+    """The name to call a server by that is bound to `host`: a wildcard address is reached over loopback."""
+    return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+
+
 def url_of(host: str, port: int) -> str:
-    """The address to show and to call: a wildcard address is reached over loopback."""
-    name = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+    """The address to show."""
+    name = host_to_call(host)
     return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import http.client
 import signal
 import socket
 import subprocess
@@ -71,9 +70,11 @@ class Processes:
             if out is not None:
                 out.close()
 
-    def wait_until(self, ready: Callable[[], bool], seconds: float, what: str) -> bool:
-        """True once `ready()`; False when asked to stop meanwhile. Raises when a child ends or time runs
-        out.
+    def wait_until(self, ready: Callable[[], bool], seconds: float, otherwise: str | None = None) -> bool:
+        """True once `ready()`; False when asked to stop or when time runs out, then NotReady if `otherwise`
+        is given.
+
+        Raises ReplError as soon as a child ends by itself.
         """
         deadline = time.monotonic() + seconds
         while not self._stopping:
@@ -81,8 +82,10 @@ class Processes:
             if ready():
                 return True
             if time.monotonic() > deadline:
-                raise NotReady(f"{what} was not ready within {seconds:.0f} s", hint=self._where())
-            time.sleep(0.05)
+                if otherwise is not None:
+                    raise NotReady(f"{otherwise} after {seconds:.0f} s", hint=self._where())
+                return False
+            time.sleep(0.1)
         return False
 
     def watch(self) -> None:
@@ -130,20 +133,10 @@ def _why(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
-def answers(host: str, port: int, path: str) -> bool:
-    """True when a GET of the path is answered with 200."""
-    connection = http.client.HTTPConnection(host, port, timeout=2)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise SettingsError, with the remedy, when host:port cannot be listened on. Port 0 always can."""
+def free_port(host: str, port: int) -> int:
+    """The port, or any free one for 0. Raises SettingsError, with the remedy, when it cannot be listened
+    on.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -156,3 +149,5 @@ def check_port(host: str, port: int) -> None:
             raise SettingsError(
                 f"port {port} on {host} {what}", field="port", value=port, hint=hint
             ) from error
+        found: int = probe.getsockname()[1]
+        return found

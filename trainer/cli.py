@@ -14,12 +14,18 @@ from typing import Annotated
 import typer
 
 from service import cli_versions
-from service.cli import Host, Port, app, url_of
+from service.cli import Host, Port, app, host_to_call, url_of
 from service.console import Config, DataDir, Json, main_of, note, progress_bar, report, settings_of
 from trainer import cli_bench, cli_import
 
 app.add_typer(cli_import.app, name="import")
 app.add_typer(cli_bench.app, name="bench")
+
+STARTING = 300.0
+"""Seconds after which a ranker that does not answer is an error."""
+
+READING = 45.0
+"""Seconds that `run` waits for the log to be read before it shows the URL all the same."""
 
 Sample = Annotated[bool, typer.Option("--sample", help="Import the shipped data first, if the log is empty.")]
 
@@ -35,21 +41,25 @@ def run(
 ) -> None:
     """Start ranker and trainer on the embedded store, wait until both answer, and stay until Ctrl-C."""
     settings = settings_of(data_dir, config, host=host, port=port)
-    from service.processes import Processes, answers, check_port
+    from service.processes import Processes, free_port
+    from trainer.starting import Reading
 
-    check_port(settings.host, settings.port)
+    port = free_port(settings.host, settings.port)
     if sample:
         cli_import.import_sample(settings)
     where = ["--data-dir", str(settings.data_dir)] + (["--config", str(config)] if config else [])
     itself = [sys.executable, "-m", "trainer.cli"]
     note("starting ranker and trainer …")
     with Processes(None if verbose else settings.data_dir / "logs") as processes:
-        address = ["--host", settings.host, "--port", str(settings.port)]
+        processes.start("ranker", [*itself, "serve", *where, "--host", settings.host, "--port", str(port)])
         processes.start("trainer", [*itself, "learn", *where])
-        processes.start("ranker", [*itself, "serve", *where, *address])
-        url = url_of(settings.host, settings.port)
-        called = url.removeprefix("http://").rsplit(":", 1)[0].strip("[]")
-        if processes.wait_until(lambda: answers(called, settings.port, "/health/ready"), 300, "the ranker"):
+        reading = Reading(settings, host_to_call(settings.host), port)
+        if processes.wait_until(reading.answers, STARTING, "the ranker does not answer"):
+            with progress_bar("reading the log", "events") as progress:
+                processes.wait_until(reading.until_read(progress), READING)
+            if left := reading.total - reading.done():
+                note(f"{left:,} of {reading.total:,} events are still to be read; that goes on meanwhile")
+            url = url_of(settings.host, port)
             note(f"ready:  {url}   (data in {settings.data_dir}, Ctrl-C ends it)")
             processes.watch()
     note("stopped")

@@ -1,0 +1,75 @@
+"""How far ranker and trainer have read the log when `run` starts them on one that is not empty. It starts
+nothing.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from features.errors import StoreError
+from features.event_log import open_log
+from service.settings import Settings
+from service.weight_store import open_weight_store
+
+EVENTS = "event/0"
+
+
+class Reading:
+    """Counts down from what lay in the log when this was made."""
+
+    def __init__(self, settings: Settings, host: str, port: int) -> None:
+        """host and port: where the ranker is called."""
+        self._settings, self._host, self._port = settings, host, port
+        self._trained = self._ranked = 0
+        with closing(open_log(settings)) as log:
+            self.total = log.end_offsets().get(EVENTS, 0)
+
+    def done(self) -> int:
+        """Events of these that both have read: the smaller of the two, as far as they last said."""
+        self._trained = max(self._trained, self._trainer())
+        self._ranked = max(self._ranked, self._ranker())
+        return min(self._trained, self._ranked)
+
+    def _trainer(self) -> int:
+        try:
+            with closing(open_weight_store(self._settings.data_dir)) as store:
+                latest = store.latest()
+        except StoreError:
+            return 0
+        return 0 if latest is None else min(self.total, latest.offsets.get(EVENTS, 0))
+
+    def _ranker(self) -> int:
+        status = self._get("/v1/status")
+        if status is None:
+            return 0
+        return self.total - int(status.get("behind") or 0) - int(status.get("items_waiting") or 0)
+
+    def answers(self) -> bool:
+        """Is the ranker ready?"""
+        return self._get("/health/ready") is not None
+
+    def _get(self, path: str) -> dict[str, Any] | None:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            found: dict[str, Any] = json.loads(answer.read())
+            return found if answer.status == 200 else None
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        finally:
+            connection.close()
+
+    def until_read(self, progress: Callable[[int, int], None]) -> Callable[[], bool]:
+        """For `Processes.wait_until`: True once both have read everything; shows it on the way."""
+
+        def ready() -> bool:
+            done = self.done()
+            progress(done, self.total)
+            return done >= self.total
+
+        return ready
