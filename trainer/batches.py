@@ -157,8 +157,9 @@ class Sampler:
         known, seen = int(chunk["known"][g]), int(chunk["seen"][g])
         taken = items[flags & CLICKED > 0]
         if not len(words) and len(taken) and rng.random() < s.titles_as_queries:
-            words, holds = self._title_query(taken)
-            items, flags = items[holds], flags[holds]
+            words = self._title_query(taken)
+            fits = self._holds(items, words) == (flags & CLICKED > 0)
+            items, flags = items[fits], flags[fits]
         shown_only = len(items) > 0 and bool((flags & SHOWN).all())
         keep = _choose(rng, flags, s)
         items, flags = items[keep], flags[keep]
@@ -180,14 +181,14 @@ class Sampler:
             taken,
         )
 
-    def _title_query(self, taken: I64) -> tuple[U64, npt.NDArray[np.bool_]]:
-        """One to three words of a taken item's title, and which taken items hold them all."""
-        titles = self._items.titles
-        source = titles[int(self._rng.choice(taken))]
-        if not len(source):
-            return source, np.ones(len(taken), bool)
-        words = self._rng.permutation(source)[: self._rng.integers(1, 4)]
-        return words, np.array([np.isin(words, titles[int(item)]).all() for item in taken])
+    def _title_query(self, taken: I64) -> U64:
+        """One to three words of a taken item's title."""
+        source = self._items.titles[int(self._rng.choice(taken))]
+        return self._rng.permutation(source)[: self._rng.integers(1, 4)]
+
+    def _holds(self, items: I64, words: U64) -> npt.NDArray[np.bool_]:
+        """Whose title holds all words: a search for them is no evidence for or against the others."""
+        return np.array([bool(np.isin(words, self._items.titles[int(item)]).all()) for item in items], bool)
 
     def _batch(self, groups: list[_Group]) -> Batch:
         s, rng = self._sampling, self._rng

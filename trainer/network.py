@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from features.coding import GAPS, HISTORY
 
+TABLE_SCALE = 0.5
 BEHAVIOURS = 6
 """Codes 1 to 5 of features/schema.py; 0 marks the start of a history."""
 
@@ -55,7 +56,7 @@ class Histories(NamedTuple):
 
 
 def _table(rows: int, dim: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(rows, dim) * 0.1)
+    return nn.Parameter(torch.randn(rows, dim) * TABLE_SCALE)
 
 
 class Network(nn.Module):
@@ -87,6 +88,18 @@ class Network(nn.Module):
         self.coarse_query = nn.Linear(dim, config.coarse, bias=False)
         self.coarse_bias = nn.Linear(dim, 1)
         self.next_item = nn.Linear(dim, dim)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Variances that keep their size from layer to layer (He et al. 2015): the towers' product must not vanish."""
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Linear):
+                gain = "relu" if name.endswith("_1") else "linear"
+                nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.Embedding):
+                nn.init.normal_(layer.weight, std=0.1)
 
     @staticmethod
     def bag(table: Tensor, bag: Bag) -> Tensor:
