@@ -19,7 +19,7 @@ class Metrics:
     """Every metric of one ranker; names begin with `repl_`. Times are seconds."""
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         r = self.registry
         self.answers = Counter(

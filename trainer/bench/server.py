@@ -19,7 +19,6 @@ from service.engine import SAMPLE
 from service.settings import Settings
 from trainer.bench.client import RawClient
 
-
 TEST_BASE = Path(service.__file__).parent / "testkit_base"
 
 
