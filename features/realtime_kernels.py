@@ -156,7 +156,7 @@ def learn_pairs(
         other = slots[i]
         if other == item:
             return
-        known = other < 0
+        known = other < 0 or gains[kinds[i]] <= 0.0
         for k in range(i + 1, n):
             known = known or slots[k] == other
         if known:

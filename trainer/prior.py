@@ -85,7 +85,7 @@ def newton(examples: Examples, ridge: F64, start: F64, steps: int = STEPS) -> tu
     for _ in range(steps):
         gradient += ridge * w
         step = np.linalg.solve(hessian + np.diag(ridge), gradient)
-        if float(gradient @ step) < 1e-6 * (1.0 + abs(loss)):
+        if float(gradient @ step) < 1e-9 * (1.0 + abs(loss)):
             break
         size = 1.0
         while True:

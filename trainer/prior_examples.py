@@ -28,7 +28,7 @@ class NegativeMix:
     popular: int = 8
     own: int = 3
     near: int = 5
-    temper: float = 0.0
+    temper: float = 0.8
 
 
 class ExampleSampler:

@@ -1,4 +1,6 @@
-"""Random ops for tests, and the real-time state by definition: dictionaries, loops, no bounds but those it states."""
+"""Random ops for tests, and the real-time state by definition: dictionaries, loops, no bounds but those it
+states.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def random_ops(seed: int, n: int, items: int = 12, actors: int = 4, late: bool =
 
 
 class Oracle:
-    """Counters and co-visitation by definition, for item keys; weights as of a time instead of inflated ones."""
+    """Counters and co-visitation by definition, for item keys; weights as of a time instead of inflated
+    ones.
+    """
 
     def __init__(self, config: RealtimeConfig) -> None:
         self.config = config
@@ -96,7 +100,9 @@ class Oracle:
                 return
             if other in seen:
                 continue
-            seen.add(other)
+            seen.add(other)  # a refund hides what came before it
+            if not c.gains[int(ops.recent_kind[r])]:
+                continue
             gain = math.sqrt(c.gains[kind] * c.gains[int(ops.recent_kind[r])]) * scale
             ahead = np.array([gain * math.exp(-lag / tau) for tau in c.taus_ms])
             behind = ahead if lag == 0 else ahead * c.backward

@@ -18,7 +18,10 @@ from features.user_state import UserState
 def part(ops: Ops, start: int, end: int) -> Ops:
     """Ops start … end − 1."""
     a, b = int(ops.recent_start[start]), int(ops.recent_start[end])
-    own = {name: getattr(ops, name)[start:end] for name in ("t", "kind", "item", "category", "position", "surface")}
+    own = {
+        name: getattr(ops, name)[start:end]
+        for name in ("t", "kind", "item", "category", "position", "surface")
+    }
     recents = {name: getattr(ops, name)[a:b] for name in ("recent_item", "recent_t", "recent_kind")}
     return Ops(**own, **recents, recent_start=ops.recent_start[start : end + 1] - np.int32(a))
 
