@@ -19,6 +19,7 @@ from service.engine import Engine, close_engine, load_engine
 from service.impressions import Impressions
 from service.intake import Intake
 from service.item_encoder import ItemEncoder
+from service.janitor import Janitor
 from service.metrics import Metrics
 from service.objectives import Objectives
 from service.ranker import Ranker
@@ -26,7 +27,7 @@ from service.replica import Replica
 from service.retriever import Retriever
 from service.settings import Settings
 from service.status import Freshness
-from service.user_state_consumer import UserStateConsumer
+from service.user_state_consumer import OFFSET, UserStateConsumer
 from service.warm_up import warm_up
 from service.weight_store import WeightStore, open_weight_store
 
@@ -70,6 +71,9 @@ class Running:
             engine.use_realtime,
         )
         self.impressions = Impressions(service.log, settings.served_queue, metrics)
+        self.janitor = Janitor(
+            service.log, service.store, lambda: {OFFSET: self.consumer.progress.position}, metrics, clock
+        )
         self.freshness = Freshness(
             lambda: self.consumer.through,
             self.failing,
@@ -97,12 +101,12 @@ class Running:
     def start(self) -> None:
         """Start the threads; the replica has what the store holds before this returns."""
         self.replica.poll()
-        for part in (self.consumer, self.encoder, self.replica, self.impressions):
+        for part in (self.consumer, self.encoder, self.replica, self.impressions, self.janitor):
             part.start()
 
     def stop(self) -> None:
         """End the threads and write what waits."""
-        for part in (self.impressions, self.replica, self.encoder, self.consumer):
+        for part in (self.janitor, self.impressions, self.replica, self.encoder, self.consumer):
             part.stop()
         close_engine(self.engine)
 

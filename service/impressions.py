@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from features.errors import LogError
 from features.event_log import EventLog
+from features.keys import text_key
 from features.records import NewRecord, ServedRecord
 from service.metrics import Metrics
 
@@ -139,7 +140,14 @@ class Impressions:
 
     def _write(self, batch: list[Answered], patient: bool) -> bool:
         records = [
-            NewRecord("served", a.tenant, a.t, a.user or a.session or a.items[0], to_record(a).to_bytes())
+            NewRecord(
+                "served",
+                a.tenant,
+                a.t,
+                a.user or a.session or (a.items[0] if a.items else a.request_id),
+                to_record(a).to_bytes(),
+                id_hash=text_key("request", a.request_id) >> 1,  # what a full log is thinned by
+            )
             for a in batch
         ]
         while True:

@@ -1,6 +1,7 @@
 """Takes events from a request body into the log, and counts what became of each. It parses by features/events.py.
 
-received = accepted + duplicates + rejected: every event of a body ends in exactly one of them.
+received = accepted + duplicate + rejected + dead-lettered + dropped: every event of a body ends in exactly one of
+them. A body that is no JSON counts as one. Over HTTP nothing is dead-lettered: the caller is told, and keeps it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable
 
 from features import events
-from features.errors import InvalidEvent, TooLarge
+from features.errors import InvalidEvent, LogError, TooLarge
 from features.event_log import EventLog
 from features.records import Stream, encode_token, event_record
 from service.answers import EventsAnswer, Rejected
@@ -18,6 +19,7 @@ from service.rate import Rate
 from service.settings import Settings
 
 STREAM: Stream = "event"
+OUTCOMES = ("received", "accepted", "duplicate", "rejected", "dead-lettered", "dropped")
 
 
 class Intake:
@@ -36,7 +38,7 @@ class Intake:
         self._tenant, self._most = settings.tenant, settings.max_events_per_call
         self._lock = threading.Lock()
         self._rate = Rate()
-        self._totals = {"received": 0, "accepted": 0, "duplicate": 0, "rejected": 0}
+        self._totals = dict.fromkeys(OUTCOMES, 0)
 
     def take(self, body: bytes, atomic: bool) -> tuple[EventsAnswer, bool]:
         """Append the events of a body; (answer, whether the call succeeded).
@@ -44,8 +46,13 @@ class Intake:
         It succeeds if any event was taken or known, and, with `atomic`, if none was bad: otherwise nothing is
         taken. Raises InvalidEvent where the body as a whole is not JSON, TooLarge, LogError.
         """
-        entries = events.split_body(body)
+        try:
+            entries = events.split_body(body)
+        except InvalidEvent:
+            self._count(received=1, rejected=1)
+            raise
         if len(entries) > self._most:
+            self._count(received=len(entries), rejected=len(entries))
             raise TooLarge(
                 f"{len(entries)} events, the limit is {self._most}",
                 value=len(entries),
@@ -53,14 +60,18 @@ class Intake:
             )
         parsed, rejected = self._parse(entries)
         if atomic and rejected:
-            self._count(len(entries), 0, 0)
+            self._count(received=len(entries), rejected=len(entries))
             return EventsAnswer(0, 0, rejected, None, reason="atomic: nothing was taken"), False
-        offsets = self._log.append(STREAM, [event_record(event) for event in parsed]) if parsed else []
+        try:
+            offsets = self._log.append(STREAM, [event_record(event) for event in parsed]) if parsed else []
+        except LogError:  # the caller is told (503) and sends them again
+            self._count(received=len(entries), rejected=len(rejected), dropped=len(parsed))
+            raise
         taken = [offset for offset in offsets if offset is not None]
         if taken:
             self._on_append()
         duplicates = len(offsets) - len(taken)
-        self._count(len(entries), len(taken), duplicates)
+        self._count(received=len(entries), accepted=len(taken), duplicate=duplicates, rejected=len(rejected))
         token = None
         if offsets:
             through = max(taken) + 1 if taken else self._log.end_offsets().get(f"{STREAM}/0", 0)
@@ -80,14 +91,12 @@ class Intake:
                 rejected.append(Rejected(index, error.message, error.field, error.value, error.hint))
         return parsed, rejected
 
-    def _count(self, received: int, accepted: int, duplicates: int) -> None:
-        rejected = received - accepted - duplicates
-        counts = {"received": received, "accepted": accepted, "duplicate": duplicates, "rejected": rejected}
+    def _count(self, **counts: int) -> None:
         with self._lock:
             for name, count in counts.items():
                 self._totals[name] += count
                 self._metrics.events.labels(name).inc(count)
-            self._rate.add(self._clock(), accepted)
+            self._rate.add(self._clock(), counts.get("accepted", 0))
 
     def totals(self) -> dict[str, int]:
         """Events over HTTP since this process began, by outcome."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from features import events
 from features.catalogue import Catalogue
 from features.errors import LogError, OffsetLost, ReplError, StoreError
-from features.event_log import EventLog
+from features.event_log import EventLog, dead_letter
 from features.keys import actor_key, item_key
 from features.records import Record, Stream
 from features.schema import Schema
@@ -156,6 +156,7 @@ class UserStateConsumer:
             if isinstance(error, StoreError | LogError):
                 raise
             self._metrics.failures.labels("event").inc()
+            dead_letter(self._log, OFFSET, offset, error.message, record.body, record.tenant, self._clock())
             log.error("an event could not be applied", extra={"offset": offset, "reason": error.message})
         self._position = offset + 1
 
