@@ -121,6 +121,27 @@ def validate(file: Path, data_dir: DataDir = None, config: Config = None, json: 
         raise typer.Exit(1)
 
 
+@app.command()
+def backtest(
+    file: Annotated[
+        Path | None, typer.Argument(help="An Online Retail CSV [default: the shipped one].")
+    ] = None,
+    every: Annotated[int, typer.Option("--every", min=1, help="Score each n-th basket after the cut.")] = 4,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Replay Online Retail under a stated protocol and rank what was bought after the cut (no log is
+    touched).
+    """
+    settings_of(data_dir, config)
+    from trainer.cli_backtest import backtest_online_retail, lines
+
+    with progress_bar("replaying", "events", quiet=json) as progress:
+        answer = backtest_online_retail(file, every, progress)
+    report(answer, json, lambda: lines(answer))
+
+
 @cli_versions.app.command("verify")
 def verify(
     version: cli_versions.Number, data_dir: DataDir = None, config: Config = None, json: Json = False
