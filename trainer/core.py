@@ -221,9 +221,9 @@ class Core:
 
     def _obey(self, kind: str, body: dict[str, Any], cut: Cut, outcome: Outcome) -> Kind | None:
         if kind in ("pin", "unpin"):
-            outcome.pins[int(body["version"])] = kind == "pin"
             if kind == "pin":
-                self._weights_of(int(body["version"]))
+                self._earlier(int(body["version"]))
+            outcome.pins[int(body["version"])] = kind == "pin"
         elif kind == "rollback":
             return self._roll_back(body, cut, outcome)
         elif kind == "skip":
@@ -239,7 +239,7 @@ class Core:
     def _roll_back(self, body: dict[str, Any], cut: Cut, outcome: Outcome) -> Kind:
         to, means, start = int(body["to"]), None, 0
         if to != PRIOR:
-            version = self._weights_of(to)
+            version = self._earlier(to)
             if version.base != self.artifact.sha256:
                 raise ValueError(f"version {to} is of another base")
             means, start = version.vectors(), version.offsets.get(EVENT_KEY, 0)
@@ -251,6 +251,13 @@ class Core:
         self.learning.join.count("rollbacks")
         outcome.checkpoint = True
         return "rollback"
+
+    def _earlier(self, v: int) -> Version:
+        """A version from before this cut. One that did not exist when the record was met is refused by number, or
+        a replay, when it does exist, would do otherwise."""
+        if not v <= self.v:
+            raise ValueError(f"version {v} did not exist yet")
+        return self._weights_of(v)
 
     def _skip(self, what: str, skipped: tuple[int, int]) -> None:
         if what == "weights":

@@ -68,12 +68,14 @@ class OnlineTrainer:
         settings: Settings,
         *,
         clock: Clock = system_clock,
+        cadence: Clock | None = None,
         realtime: RealtimeConfig | None = None,
         base_of: BaseOf = no_base,
         steps: Callable[[int], None] = _no_step,
         max_records: int = MAX_RECORDS,
     ) -> None:
-        """base_of: an artifact by sha256 (after a change of base); steps: called after each numbered step."""
+        """base_of: an artifact by sha256 (after a change of base); steps: called after each numbered step;
+        cadence: the clock of checkpoints, heartbeats and thinning, where it is not that of the cuts."""
         single_thread()
         self._log, self._store, self._artifact, self._settings = event_log, store, artifact, settings
         self._clock, self._steps, self._max_records = clock, steps, max_records
@@ -81,7 +83,8 @@ class OnlineTrainer:
         self._other_base = base_of
         self._checkpoints = Checkpoints(store)
         self._report = Report(clock)
-        self._checkpoint_at = self._beat_at = self._thin_at = clock()
+        self._cadence = cadence or clock
+        self._checkpoint_at = self._beat_at = self._thin_at = self._cadence()
         self._gap = False  # versions since the last checkpoint that replicas cannot follow
         self.caught_up = False
         self.differing: list[int] = []  # versions whose replay did not meet their hash
@@ -210,21 +213,21 @@ class OnlineTrainer:
 
     def _commit(self, outcome: Outcome) -> None:
         """Steps 3 to 6."""
-        now = self._clock()
+        at = self._cadence()
         self._gap = self._gap or outcome.changes is None
-        write = self._checkpoint(outcome, now)
+        write = self._checkpoint(outcome, at)
         self._steps(3)
         self._store.commit(outcome.version, outcome.changes, write, pins=outcome.pins, keep=outcome.keep)
         if write is not None:
             self._checkpoints.committed(self.core, outcome.version.v)
-            self._checkpoint_at, self._gap = now, False
+            self._checkpoint_at, self._gap = at, False
         self._steps(4)
         if outcome.wanted is not None and not self._asked():
             log.warning("the gate rolls back", extra={"to": outcome.wanted["to"], "reason": outcome.wanted["reason"]})
             self._append_control("rollback", self._rollback_body(outcome))
         self._steps(5)
         self._letters(outcome)
-        self._housekeeping(now)
+        self._housekeeping(self._clock())
         self._steps(6)
 
     def _checkpoint(self, outcome: Outcome, now: int) -> CheckpointWrite | None:
@@ -256,13 +259,14 @@ class OnlineTrainer:
             self._log.blank_user(tenant, user)
 
     def _housekeeping(self, now: int) -> None:
-        if now - self._beat_at >= BEAT_MS or now < self._beat_at:
-            self._beat_at = now
+        at = self._cadence()
+        if at - self._beat_at >= BEAT_MS or at < self._beat_at:
+            self._beat_at = at
             through = max(self.core.watermark, now if self.caught_up else 0)
             beat = Heartbeat(through, through - self.core.rules.hold_ms, now)
             self._store.beat(beat, self._report.status(self.core, now, self.differing))
-        if now - self._thin_at >= THIN_MS:
-            self._thin_at = now
+        if at - self._thin_at >= THIN_MS:
+            self._thin_at = at
             self._store.thin(now)
             self._retain(now)
 

@@ -168,3 +168,43 @@ def shop_records(
         late = [one for one in late if one[0] > t]
         for at, act in due:
             yield max(at, t), "event", [event_record(act)]
+
+
+END = START + 400_000
+
+
+def crash_log(data_dir: Path, artifact: Artifact, seconds: int) -> None:
+    """A log with all that can go wrong in it: late and unknown records, a rollback, a pin, a flood of clicks."""
+    from features.records import NewRecord as New
+
+    clock = Clock()
+    settings = Settings(data_dir=data_dir, max_items=2_000, join_capacity=2_000)
+    log = open_log(settings, clock)
+    flood = START + seconds * 1_000 * 4 // 5
+    marks = [
+        (START + seconds * 300, New("rollback", "default", 0, "c", b'{"v":1,"to":12,"skip":null,"by":"test"}')),
+        (START + seconds * 320, New("pin", "default", 0, "c", b'{"v":1,"version":14,"by":"test"}')),
+        (START + seconds * 330, New("rollback", "default", 0, "c", b'{"v":1,"to":99999,"by":"test"}')),
+    ]
+    for t, stream, records in shop_records(artifact, seconds):
+        clock.now = max(clock.now, t)
+        while marks and marks[0][0] <= t:
+            log.append("control", [marks.pop(0)[1]])
+        log.append(stream, records)
+        if stream == "event" and t > flood and records[0].kind == "ranking":
+            log.append("event", _clicks_on_all(records[0], t))
+    log.append("event", [New("ranking", "default", clock.now, "k", b"not an event at all")])
+    log.close()
+
+
+def _clicks_on_all(ranking: NewRecord, t: int) -> list[NewRecord]:
+    shown = msgspec.json.decode(ranking.body)
+    return [
+        event_record(
+            InteractionEvent(
+                id=f"flood-{shown['id']}-{item['id']}", timestamp=t + 500, type="click", item=item["id"],
+                user=shown["user"], ranking=shown["id"],
+            )
+        )
+        for item in shown["items"]
+    ]  # fmt: skip
