@@ -99,7 +99,10 @@ def _thin(file: StreamFile, below: int) -> int:
 
 
 def _thin_once(file: StreamFile, below: int, mask: int) -> int:
-    query = "SELECT offset FROM log_served WHERE offset > ? AND offset < ? AND (hash & ?) != 0 ORDER BY offset LIMIT ?"
+    query = (  # hash 0: whoever wrote it gave none
+        "SELECT offset FROM log_served WHERE offset > ? AND offset < ?"
+        " AND ((CASE hash WHEN 0 THEN offset ELSE hash END) & ?) != 0 ORDER BY offset LIMIT ?"
+    )
     after, deleted = -1, 0
     while True:
         with file.reading() as connection:

@@ -213,7 +213,10 @@ def _shown_value(value: Any) -> str | None:
     """A value for an error message: short, whatever its size and depth; None for nothing."""
     if value is None:
         return None
-    return _cut(value if isinstance(value, str) else reprlib.repr(value))
+    try:
+        return _cut(value if isinstance(value, str) else reprlib.repr(value))
+    except ValueError:  # an int of more digits than Python prints
+        return f"{type(value).__name__} of more than 4,300 digits"
 
 
 def _load(raw: bytes | str) -> dict[str, Any]:
