@@ -1,0 +1,243 @@
+"""Bench of freshness, seen by the client in scores: own clicks at once; counters and weights after the hold.
+
+Ranker and trainer as two processes; a load of interactions of other users runs beside, and none of it moves what is
+watched: an own click is watched in the clicker's ranking, counters in the scores of items that only a probe clicks
+(against one of the same category that nobody does), weights in the score of an item that has no counters at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from service.settings import Settings
+from trainer.bench import workload
+from trainer.bench.client import RawClient
+from trainer.bench.rank import percentile, served
+from trainer.bench.server import Server, children_of, temporary_data
+
+ITEMS, RATE = 2_000, 500
+OWN, COUNTERS, WEIGHTS = 150, 60, 40
+LOAD_EVERY = 0.05
+POLL = 0.01
+BURST = 30
+
+
+class Load:
+    """RATE interactions a second of users l0 … on the second half of the items, until `stop`."""
+
+    def __init__(self, server: Server) -> None:
+        self._client = server.client()
+        self._stop = threading.Event()
+        self.sent = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        rng, due = random.Random(5), time.monotonic()
+        while not self._stop.is_set():
+            count = int(RATE * LOAD_EVERY)
+            click(
+                self._client,
+                [(f"l{rng.randrange(400)}", f"i{rng.randrange(ITEMS // 2, ITEMS)}") for _ in range(count)],
+            )
+            self.sent += count
+            due += LOAD_EVERY
+            self._stop.wait(max(0.0, due - time.monotonic()))
+
+    def stop(self) -> None:
+        """End the load."""
+        self._stop.set()
+        self._thread.join()
+        self._client.close()
+
+
+def probes() -> Iterator[dict[str, Any]]:
+    """Items of a category of their own."""
+    for name in (*(f"p{k}" for k in range(COUNTERS)), "p-calm"):
+        fields = {"title": "probe", "category": "probe", "brand": "probe", "price": 5.0}
+        yield {"id": name, "timestamp": workload.now_ms(), "event": "item", "item": name, "fields": fields}
+
+
+_next = 0
+
+
+def click(client: RawClient, pairs: list[tuple[str, str]], ranking: str | None = None) -> str:
+    """Clicks of (user, item); returns the token."""
+    global _next
+    events = []
+    for user, item in pairs:
+        _next += 1
+        event = {"id": f"f{_next}", "timestamp": workload.now_ms(), "event": "interaction", "type": "click"}
+        event |= {"user": user, "item": item}
+        events.append(event if ranking is None else {**event, "ranking": ranking})
+    status, answer = client.call("POST", "/v1/events", events)
+    if status != 200 or answer["accepted"] != len(pairs):
+        raise RuntimeError(f"clicks were not taken: {status} {answer}")
+    return str(answer["token"])
+
+
+def ask(client: RawClient, items: list[str], **request: Any) -> dict[str, Any]:
+    """A rank answer as {item: score}, with the whole answer under ''."""
+    status, answer = client.call("POST", "/v1/rank", {"items": items, **request})
+    if status != 200:
+        raise RuntimeError(f"answer {status}: {answer}")
+    return {"": answer, **dict(zip(answer["ids"], answer["scores"], strict=True))}
+
+
+def own_clicks(client: RawClient) -> list[float]:
+    """Seconds from sending a click to an answer whose scores show it, by the token."""
+    seconds = []
+    for turn in range(OWN):
+        user, items = f"o{turn}", [f"i{k}" for k in range(20)]
+        before = ask(client, items, user=user)["i7"]
+        began = time.perf_counter()
+        token = click(client, [(user, "i7")])
+        after = ask(client, items, user=user, after=token)
+        seconds.append(time.perf_counter() - began)
+        if after["i7"] == before or after[""]["stale"]:
+            raise RuntimeError("a click of one's own was not seen in the next answer")
+    return seconds
+
+
+def counters(client: RawClient, hold: float) -> list[float]:
+    """Seconds from the end of the hold to a score that shows a burst of clicks of others."""
+    items, calm = [f"p{k}" for k in range(COUNTERS)], "p-calm"
+    first = ask(client, [*items, calm])
+    base = {item: first[item] - first[calm] for item in items}
+    sent: dict[str, float] = {}
+    seen: dict[str, float] = {}
+    due, turn = time.perf_counter(), 0
+    while len(seen) < COUNTERS:
+        now = time.perf_counter()
+        if turn < COUNTERS and now >= due:
+            sent[items[turn]] = now
+            click(client, [(f"c{turn}-{k}", items[turn]) for k in range(BURST)])
+            turn, due = turn + 1, due + 0.13
+        scores = ask(client, [*items, calm])
+        now = time.perf_counter()
+        for item in items:
+            if item not in seen and abs(scores[item] - scores[calm] - base[item]) > 0.01:
+                seen[item] = now
+        if now - min(sent.values()) > hold + COUNTERS * 0.13 + 20:
+            raise RuntimeError(f"only {len(seen)} of {COUNTERS} bursts were seen in scores")
+        time.sleep(POLL)
+    early = [item for item in items if seen[item] - sent[item] < hold - 0.05]
+    if early:
+        raise RuntimeError(f"{early[0]} moved before the hold was over")
+    return [max(0.0, seen[item] - sent[item] - hold) for item in items]
+
+
+def weights(client: RawClient, hold: float) -> list[float]:
+    """Seconds from the end of the hold to a score that only the weights can have moved."""
+    seconds: list[float] = []
+    pending: list[float] = []
+    last = ask(client, ["unheard of"])["unheard of"]
+    turn, due = 0, time.perf_counter()
+    until = due + WEIGHTS * 0.9 + hold + 20
+    while len(seconds) < WEIGHTS and time.perf_counter() < until:
+        now = time.perf_counter()
+        if turn < WEIGHTS and now >= due:
+            ranking = shown(client, f"w{turn}", f"i{300 + turn}")
+            pending.append(time.perf_counter())
+            click(client, [(f"w{turn}", f"i{300 + turn}")], ranking=ranking)
+            turn, due = turn + 1, due + 0.9
+        score = ask(client, ["unheard of"])["unheard of"]
+        if score != last:
+            last, now = score, time.perf_counter()
+            if pending and now - pending[0] >= hold - 0.05:
+                seconds.append(max(0.0, now - pending.pop(0) - hold))
+        time.sleep(POLL)
+    return seconds
+
+
+def shown(client: RawClient, user: str, item: str) -> str:
+    """Rank one item for a user and tell that it was shown; returns the id of the ranking."""
+    ranking = str(ask(client, [item], user=user)[""]["request_id"])
+    event = {"id": ranking, "timestamp": workload.now_ms(), "event": "ranking", "user": user}
+    status, answer = client.call("POST", "/v1/events", {**event, "items": [{"id": item}]})
+    if status != 200:
+        raise RuntimeError(f"a ranking was not taken: {answer}")
+    return ranking
+
+
+def figures(seconds: list[float], wanted: int) -> dict[str, Any]:
+    """p50 and p99 in ms, and how many of the wanted were seen."""
+    if not seconds:
+        return {"seen": 0, "of": wanted}
+    return {
+        "p50_ms": round(statistics.median(seconds) * 1e3, 1),
+        "p99_ms": round(percentile(seconds, 0.99) * 1e3, 1),
+        "seen": len(seconds),
+        "of": wanted,
+    }
+
+
+class Trainer:
+    """`repl-ranker learn` on a data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._output = (data_dir / "trainer.log").open("ab")
+        command = [sys.executable, "-m", "trainer.cli", "learn", "--data-dir", str(data_dir)]
+        command += ["--config", str(data_dir / "bench.toml")]
+        self.process = subprocess.Popen(command, stdout=self._output, stderr=self._output)
+
+    def stop(self) -> None:
+        """End it and wait."""
+        self.process.terminate()
+        self.process.wait(30)
+        self._output.close()
+
+
+def wait_for_versions(client: RawClient, seconds: float = 60.0) -> None:
+    """Wait until a version is served."""
+    until = time.monotonic() + seconds
+    while client.call("GET", "/v1/status")[1]["version"] == 0:
+        if time.monotonic() > until:
+            raise RuntimeError("the trainer published no version")
+        time.sleep(0.05)
+
+
+def run(settings: Settings, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """All figures, as one dict."""
+    tell = progress or (lambda done, total: None)
+    extra = {**children_of(settings), "hold_ms": settings.hold_ms, "control_share": 0.0}
+    hold = settings.hold_ms / 1e3
+    with temporary_data() as place:
+        server = Server(place, extra)
+        trainer = Trainer(place)
+        try:
+            client = server.client()
+            workload.send_all(client, itertools.chain(workload.item_events(ITEMS), probes()))
+            workload.wait_until_encoded(client, ITEMS + COUNTERS + 1)
+            wait_for_versions(client)
+            load = Load(server)
+            began = time.monotonic()
+            tell(1, 4)
+            own = own_clicks(client)
+            tell(2, 4)
+            after_hold = counters(client, hold)
+            tell(3, 4)
+            learned = weights(client, hold)
+            load.stop()
+            seconds = time.monotonic() - began
+            tell(4, 4)
+            return {
+                "hold_ms": settings.hold_ms,
+                "events_per_second": round(load.sent / seconds, 1),
+                "own_click": figures(own, OWN),
+                "counters_after_hold": figures(after_hold, COUNTERS),
+                "weights_after_hold": figures(learned, WEIGHTS),
+                "served": served(client),
+            }
+        finally:
+            trainer.stop()
+            server.stop()
