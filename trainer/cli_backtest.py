@@ -8,45 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-SHARE = 0.8  # of the time span: before it examples and the fit, after it targets
+if TYPE_CHECKING:
+    from features.events import Event
+
 FLOOR = {"all": (0.218, 0.890, 0.717), "new": (0.069, 0.841, 0.586)}
 GOAL = {"all": (0.225, 0.90, 0.75), "new": (0.085, 0.857, 0.655)}
 NAMES = ("recall@20", "auc_uniform", "auc_popular")
 
 
-def backtest_online_retail(
-    file: Path | None, every: int, progress: Callable[[int, int], None]
-) -> dict[str, Any]:
-    """Cut at 80 % of the time span; a basket (customer, minute) is scored whole before it is learned, at
-    most three of its lines; every n-th basket is scored. Raises InvalidInput when the file cannot be read.
+def backtest_online_retail(file: Path | None, every: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Cut at 80 % of the time span; a basket (customer, minute) is scored whole before it is learned, at most three
+    of its lines; every n-th basket is scored. Raises InvalidInput when the file cannot be read.
     """
-    from features.events import Event
-    from features.schema import PURCHASE
-    from trainer.backtest.replay import Protocol, run_backtest
-    from trainer.importing.online_retail import read, sample_file
+    from dataclasses import replace
 
-    found = read(file or sample_file())
-    first, last = found.report.first, found.report.last
-    protocol = Protocol(
-        cut=first + int(SHARE * (last - first)), positives=frozenset({PURCHASE}), every=every, fit_every=every
-    )
+    from trainer.backtest.replay import run_backtest
+    from trainer.backtest.sets import online_retail
+    from trainer.importing.online_retail import sample_file
+
+    real = online_retail(file or sample_file())
 
     def told() -> Iterator[Event]:
-        total = found.count()
-        for done, event in enumerate(found.events(), start=1):
+        total = len(real.events)
+        for done, event in enumerate(real.events, start=1):
             if done % 5_000 == 0 or done == total:
                 progress(done, total)
             yield event
 
-    answer = run_backtest(told(), protocol)
+    answer = run_backtest(told(), replace(real.protocol, every=every))
     return {"data": "Online Retail: purchases only, negatives sampled", "every": every, **answer}
 
 
 def lines(answer: dict[str, Any]) -> Iterator[str]:
     """A table: each metric with its standard error, the floor and the goal."""
-    yield f"{answer['data']}; each {answer["every"]}. basket; {answer['cold_targets']:,} cold targets apart"
+    yield f"{answer['data']}; each {answer['every']}. basket; {answer['cold_targets']:,} cold targets apart"
     yield f"{'pairs':<6} {'targets':>8}  {'metric':<12} {'value':>7}  {'± se':>6}  {'floor':>6}  {'goal':>6}"
     for pairs in ("all", "known", "new"):
         row = answer.get(pairs, {})

@@ -1,38 +1,64 @@
-"""`repl-ranker bench …`: measure what docs/performance.md states, on this machine, with everything switched
-on.
+"""`repl-ranker bench …`: measure what the documents state, on this machine, with everything switched on.
 
-Each bench is a module of trainer/bench with one `run`; this file only finds it, shows progress and prints.
+Each bench is a module of trainer/bench with one `run`; this file only calls it, shows progress and prints. Settings
+come from the usual sources; the data of a bench are made for it and deleted afterwards.
 """
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from service.console import Config, DataDir, Json, progress_bar, report, settings_of
 
-ABOUT = {
-    "rank": "Latency and throughput of /v1/rank over HTTP.",
-    "learn": "Examples and events a second of the online learner.",
-    "freshness": "How soon a click is seen in scores: own at once, everybody's after the hold.",
-    "retrieve": "Latency of /v1/retrieve over a million items.",
-    "items": "Start, memory and encoding with a million items.",
-}
-
 app = typer.Typer(help="Measure this machine against the stated figures.", no_args_is_help=True)
 
-
-def _add(name: str, about: str) -> None:
-    def bench(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
-        settings = settings_of(data_dir, config)
-        module = importlib.import_module(f"trainer.bench.{name}")
-        with progress_bar(f"bench {name}", "steps", quiet=json) as progress:
-            answer = module.run(settings, progress=progress)
-        report(answer, json)
-
-    app.command(name, help=about)(bench)
+Items = Annotated[int, typer.Option("--items", min=1_000, help="Items in the synthetic catalogue.")]
+MILLION = 1_000_000
 
 
-for _name, _about in ABOUT.items():
-    _add(_name, _about)
+def _bench(name: str, data_dir: Path | None, config: Path | None, json: bool, **options: Any) -> None:
+    """Run trainer/bench/<name>.py and print what it found."""
+    settings = settings_of(data_dir, config)
+    module = importlib.import_module(f"trainer.bench.{name}")
+    with progress_bar(f"bench {name}", "steps", quiet=json) as progress:
+        answer = module.run(settings, progress, **options)
+    report(answer, json)
+
+
+@app.command()
+def rank(
+    minutes: Annotated[float, typer.Option("--minutes", help="Add a load of this length.")] = 0.0,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Latency and throughput of /v1/rank over HTTP at 100, 1,000 and 5,000 candidates."""
+    _bench("rank", data_dir, config, json, minutes=minutes)
+
+
+@app.command()
+def learn(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+    """Examples and events a second of the online learner."""
+    _bench("learn", data_dir, config, json)
+
+
+@app.command()
+def freshness(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+    """How soon a click is seen in scores: one's own at once, everybody's after the hold."""
+    _bench("freshness", data_dir, config, json)
+
+
+@app.command()
+def retrieve(items: Items = MILLION, data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+    """Latency of /v1/retrieve over the whole catalogue."""
+    _bench("retrieve", data_dir, config, json, items=items)
+
+
+@app.command()
+def items(items: Items = MILLION, data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+    """Start to ready and memory with a large catalogue."""
+    _bench("items", data_dir, config, json, items=items)
