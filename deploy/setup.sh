@@ -10,7 +10,7 @@ level="${1:-serve}"
 venv=.venv
 python="$venv/bin/python"
 
-say() { printf '\033[2m[setup]\033[0m %s\n' "$*"; }
+say() { printf '[setup] %s\n' "$*"; }
 fail() { printf '[setup] %s\n' "$@" >&2; exit 2; }
 
 case "$level" in serve | train | dev) ;; *) fail "unknown level '$level': serve, train or dev" ;; esac
@@ -100,8 +100,7 @@ say "installing repl-ranker itself (editable)"
 if [ -x "$venv/bin/uv" ]; then install --no-deps --build-constraints requirements/build.txt --editable .
 else PIP_CONSTRAINT=requirements/build.txt install --no-deps --editable .; fi
 
-fingerprint "$level" > "$venv/.installed-$level"
-
 # --- 5. numba compiles its kernels once; the result is kept beside the sources
 "$venv/bin/repl-ranker" warm
+fingerprint "$level" > "$venv/.installed-$level"
 say "done in $((SECONDS - started)) s: $venv/bin/repl-ranker --help"
