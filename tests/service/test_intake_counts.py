@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,11 +13,13 @@ import pytest
 
 from features.errors import InvalidEvent, LogError, TooLarge
 from features.event_log import EventLog, open_log
+from features.keys import text_key
 from features.records import NewRecord
 from service.intake import OUTCOMES, Intake
 from service.janitor import Janitor, offsets_to_keep
 from service.metrics import Metrics
 from service.settings import Settings
+from service.testkit import ReplService
 from service.weight_store import (
     Checkpoint,
     CheckpointWrite,
@@ -119,3 +123,21 @@ def test_a_failing_neighbour_does_not_end_the_janitor(shop: Shop, tmp_path: Path
         janitor = Janitor(shop.log, store, dict, shop.metrics, shop.clock)
     assert janitor.look() == {}
     assert shop.metrics.registry.get_sample_value("repl_neighbour_failures_total", {"part": "store"}) == 1
+
+
+def test_a_running_ranker_tidies_marks_requests_and_sets_damage_aside(repl_service: ReplService) -> None:
+    service = repl_service.service
+    repl_service.events(repl_service.item("i1", title="red lamp"))
+    service.log.append("event", [NewRecord("interaction", "default", 1, "u", b"{damaged")])
+    repl_service.settle()
+    answer = repl_service.rank(["i1"], user="anna")
+    letters = service.log.read("dead-letter", 0)
+    assert [json.loads(letter.body)["offset"] for letter in letters] == [1]
+    until = time.monotonic() + 5
+    while service.log.end_offsets()["served/0"] == 0:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    with closing(sqlite3.connect(repl_service.settings.data_dir / "log.db")) as reading:
+        found = reading.execute("SELECT hash FROM log_served").fetchall()
+    assert found == [(text_key("request", answer["request_id"]) >> 1,)]
+    assert service.running.janitor.look()["expired_event"] == 0
