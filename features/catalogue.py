@@ -82,6 +82,7 @@ class Catalogue(CatalogueChunks):
         self._numeric = np.zeros((n, len(self._defaults)), np.float32)
         self._changed: set[int] = set()
         self._postings: Postings | None = None
+        self._indexed = 0
         self._filters = FilterColumns(self)
         self._reset_chunks()
 
@@ -173,7 +174,7 @@ class Catalogue(CatalogueChunks):
             self._store(row, event.item.encode(), orjson.dumps(fields))
             self._set_columns(row, fields)
             self._filters.update(row, fields)
-            if self._postings is not None:
+            if self._postings is not None and row < self._indexed:
                 self._postings.update(row, self.title_of(old), self.title_of(fields))
         self._touch(row)
         return row
@@ -255,21 +256,23 @@ class Catalogue(CatalogueChunks):
         return np.array(sorted(changed), np.int32)
 
     def postings(self, word: str) -> Rows:
-        """Rows i32 whose title holds a word (as `features/words.py` gives it); the index is built at first
-        use.
-        """
-        if self._postings is None:
-            self.build_postings()
+        """Rows i32 whose title holds a word (as `features/words.py` gives it); indexes what is not yet."""
+        self.index_titles()
         assert self._postings is not None
         return self._postings.rows(word)
 
-    def build_postings(self) -> None:
-        """Build the title word index now (seconds at a million titles): for a warm-up."""
-        language = next(iter(self.schema.languages), "en")
-        postings = Postings(language)
-        for row in range(len(self)):
-            postings.update(row, "", self.title(row))
-        self._postings = postings
+    def index_titles(self, most: int | None = None) -> int:
+        """Index the titles of up to `most` (None: all) rows that are not yet; how many are left.
+
+        7 s for a million titles: whoever must not stop for so long calls it in slices.
+        """
+        if self._postings is None:
+            self._postings = Postings(next(iter(self.schema.languages), "en"))
+        end = len(self) if most is None else min(len(self), self._indexed + most)
+        for row in range(self._indexed, end):
+            self._postings.update(row, "", self.title(row))
+        self._indexed = end
+        return len(self) - end
 
     def matches(
         self, conditions: Sequence[tuple[str, str, Any]], rows: Rows | None = None

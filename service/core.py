@@ -27,6 +27,7 @@ from service.replica import Replica
 from service.retriever import Retriever
 from service.settings import Settings
 from service.status import Freshness
+from service.title_index import TitleIndexer
 from service.user_state_consumer import OFFSET, UserStateConsumer
 from service.warm_up import warm_up
 from service.weight_store import WeightStore, open_weight_store
@@ -90,7 +91,8 @@ class Running:
             log_items=settings.log_items,
             tenant=settings.tenant,
         )
-        self.retriever = Retriever(engine, self.ranker)
+        self.titles = TitleIndexer(engine.catalogue, engine.lock)
+        self.retriever = Retriever(engine, self.ranker, self.titles)
 
     def failing(self) -> str | None:
         """The neighbour that does not answer, if any."""
@@ -101,12 +103,12 @@ class Running:
     def start(self) -> None:
         """Start the threads; the replica has what the store holds before this returns."""
         self.replica.poll()
-        for part in (self.consumer, self.encoder, self.replica, self.impressions, self.janitor):
+        for part in (self.consumer, self.encoder, self.replica, self.impressions, self.janitor, self.titles):
             part.start()
 
     def stop(self) -> None:
         """End the threads and write what waits."""
-        for part in (self.janitor, self.impressions, self.replica, self.encoder, self.consumer):
+        for part in (self.titles, self.janitor, self.impressions, self.replica, self.encoder, self.consumer):
             part.stop()
         close_engine(self.engine)
 

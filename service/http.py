@@ -146,6 +146,8 @@ class Gate:
         route = scope.get("route")
         name = getattr(route, "path", "unknown")
         self._metrics.count(name, status, seconds)
+        if name in _QUIET:
+            return
         if self._debug or status >= 500 or (log.isEnabledFor(logging.INFO) and seconds > 1.0):
             extra = {"request_id": rid, "route": name, "status": status, "ms": round(seconds * 1e3, 2)}
             log.log(logging.ERROR if status == 500 else logging.INFO, "answered", extra=extra)

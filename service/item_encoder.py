@@ -17,6 +17,7 @@ import xxhash
 
 from features.catalogue import Catalogue
 from features.schema import Schema
+from features.words import one_text
 from service.item_vectors import ItemVectors
 from service.metrics import Metrics
 from service.scorer import ItemInput, Scorer
@@ -28,16 +29,10 @@ Rows = npt.NDArray[np.int64]
 NO_ROWS: Rows = np.zeros(0, np.int64)
 
 
-def _one_text(value: Any) -> str | None:
-    if isinstance(value, list):
-        value = value[0] if value else None
-    return None if value is None or value == "" else str(value)
-
-
 def item_input(item: str, fields: Mapping[str, Any], schema: Schema) -> ItemInput:
     """What the item tower sees of an item, by the schema's roles."""
     names = (schema.title, schema.category, schema.brand)
-    return ItemInput(item, *(_one_text(fields.get(name)) if name else None for name in names))
+    return ItemInput(item, *(one_text(fields.get(name)) if name else None for name in names))
 
 
 def content_hash(item: ItemInput) -> int:

@@ -14,25 +14,29 @@ from service.engine import Engine
 from service.ranked import Question, Ranked
 from service.ranker import Ranker
 from service.retrieval import best_rows
+from service.title_index import TitleIndexer
 
 Match = Literal["words", "none"]
 Mask = npt.NDArray[np.bool_]
 NEIGHBOURS = 64
 RECENT = 20
 OWN = 256
+FEW = 10_000
+"""Titles that a request indexes itself where they are not yet."""
 
 
 class Retriever:
     """Coarse scores over all items, united with i2i neighbours of the user's recent items and her own items."""
 
-    def __init__(self, engine: Engine, ranker: Ranker) -> None:
-        self._engine, self._ranker = engine, ranker
+    def __init__(self, engine: Engine, ranker: Ranker, titles: TitleIndexer) -> None:
+        self._engine, self._ranker, self._titles = engine, ranker, titles
 
     def retrieve(self, question: Question, match: Match | None, keep: int) -> Ranked:
         """The best `question.top_k` of the catalogue; `keep` items reach the fine ranking.
 
         match: with `words` (the default with a query) only items whose title holds every word of the query, any
-        of them where no title holds all; `none` leaves the query to the network.
+        of them where no title holds all; `none` leaves the query to the network. While more than a few titles
+        are not indexed (after a start with many items) every query is left to the network.
         """
         engine = self._engine
         removed = {"duplicates": 0, "excluded": 0, "filtered": 0, "unavailable": 0}
@@ -55,7 +59,7 @@ class Retriever:
         catalogue = self._engine.catalogue
         mask = catalogue.available & ~catalogue.deleted
         removed["unavailable"] = len(mask) - int(np.count_nonzero(mask))
-        if question.query is not None and match != "none":
+        if question.query is not None and match != "none" and self._titles.left < FEW:
             mask &= self._with_words(question.query, len(mask))
         before = int(np.count_nonzero(mask))
         if question.filters:
