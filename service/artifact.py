@@ -252,8 +252,8 @@ def write_artifact(
     }
     manifest = msgspec.structs.replace(
         manifest,
-        tables={name: len(table) for name, table in halves.items()},
-        files={name: digest(data) for name, data in files.items()},
+        tables={name: len(halves[name]) for name in sorted(halves)},
+        files={name: digest(files[name]) for name in sorted(files)},
     )
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
     partial = directory.with_name(directory.name + ".partial")

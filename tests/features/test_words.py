@@ -1,0 +1,58 @@
+"""Word segmentation: golden words, one coding for query and title, the dictionary only when it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from features.words import MAX_WORDS, one_text, word_keys, words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("WHITE HANGING HEART T-LIGHT HOLDER", ["white", "hang", "heart", "t", "light", "holder"]),
+        ("Red dresses, red DRESS!", ["red", "dress"]),
+        ("红色连衣裙很好看", ["红色", "连衣裙", "很", "好看"]),
+        ("iPhone15 手机壳 256GB", ["iphone15", "手机", "壳", "256gb"]),
+        ("Ｆｕｌｌ　ｗｉｄｔｈ", ["full", "width"]),
+        ("красное платье", ["красное", "платье"]),
+        ("カメラ用バッグ", ["カメラ", "用", "バッグ"]),
+        ("", []),
+        ("!!! -- ...", []),
+    ],
+)
+def test_golden_words(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+def test_query_meets_title() -> None:
+    assert set(word_keys("lanterns")) <= set(word_keys("WHITE METAL LANTERN"))
+
+
+def test_language_names_the_stemmer() -> None:
+    assert words("красивые платья", "ru") == ["красив", "плат"]
+    assert words("Hallen", "xx") == ["hallen"]
+
+
+def test_a_text_costs_bounded_work() -> None:
+    assert len(words(" ".join(f"w{k}" for k in range(10_000)))) == MAX_WORDS
+    assert word_keys(None).dtype == np.uint64
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("a", "a"), (["b", "c"], "b"), (3, "3"), ([], None), ("", None), (None, None)]
+)
+def test_one_text(value: object, text: str | None) -> None:
+    assert one_text(value) == text
+
+
+def test_the_chinese_dictionary_loads_at_the_first_chinese_text() -> None:
+    code = (
+        "import sys; from features.words import words; words('red dress'); assert 'rjieba' not in sys.modules;"
+        "words('红色'); assert 'rjieba' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
