@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.last_layer import log_sigmoid, sigmoid
+from trainer.gate_kernels import add_rows
 from trainer.learner import Scored
 
 Floats = NDArray[np.float64]
@@ -26,10 +26,6 @@ _RANGE = 10.0  # logits beyond ±10 share the last bins
 COLUMNS = 11
 N, CLICKS, P_LIVE, P_FROZEN, LOSS_LIVE, LOSS_FROZEN = range(6)
 DIFF, DIFF2, CONTROL_N, CONTROL_DIFF, CONTROL_DIFF2 = range(6, COLUMNS)
-
-
-def _bins(logits: Floats) -> NDArray[np.int64]:
-    return np.clip((logits + _RANGE) * (BINS / (2 * _RANGE)), 0, BINS - 1).astype(np.int64)
 
 
 def auc(histogram: Floats) -> tuple[float, float, float]:
@@ -72,59 +68,13 @@ class GateStats:
         """Take a scored batch."""
         rows = scored.rows
         self.decay(int(rows["t"][-1]), frozen_long=frozen_long)
-        windows = slice(0, LONG if frozen_long else LONG + 1)
-        first = np.isnan(rows["scored"])
-        age = np.maximum(rows["t"] - rows["since"], 0.0)
-        weight = np.where(first, 1.0, np.exp(-age / np.array(TAUS_MS)[windows, None]))  # (τ, n)
-        self._flows(scored, first, windows)
-        self._losses(scored, first, weight, windows)
-        self._histograms(scored, first, weight, windows)
-
-    def _flows(self, scored: Scored, first: NDArray[np.bool_], windows: slice) -> None:
-        rows, expected = scored.rows, np.where(first, sigmoid(scored.frozen), 0.0)
-        bucket = (rows["category"] % np.uint64(BUCKETS)).astype(np.int64)
-        for kind, amount in enumerate((rows["label"], expected)):
-            by_bucket = np.bincount(bucket, amount, BUCKETS)
-            self.flow[windows, kind, :BUCKETS] += by_bucket
-            self.flow[windows, kind, BUCKETS] += amount.sum()
-
-    def _losses(self, scored: Scored, first: NDArray[np.bool_], weight: Floats, windows: slice) -> None:
-        rows, live, frozen = scored.rows, scored.live, scored.frozen
-        # at a correction the live weights that scored first count, not those of now
-        then = np.clip(rows["scored"], 1e-12, 1 - 1e-12)
-        live = np.where(first, live, np.log(then / (1 - then)))
-        columns = np.zeros((COLUMNS, len(rows)))
-        signs = np.where(rows["label"] > 0, 1.0, -1.0)
-        after = (-log_sigmoid(signs * live), -log_sigmoid(signs * frozen))
-        before = (-log_sigmoid(-live), -log_sigmoid(-frozen))
-        gap, gap_before = after[0] - after[1], before[0] - before[1]
-        columns[N] = first
-        columns[CLICKS] = rows["label"]
-        columns[P_LIVE] = np.where(first, sigmoid(live), 0.0)
-        columns[P_FROZEN] = np.where(first, sigmoid(frozen), 0.0)
-        columns[LOSS_LIVE] = after[0] - np.where(first, 0.0, before[0])
-        columns[LOSS_FROZEN] = after[1] - np.where(first, 0.0, before[1])
-        columns[DIFF] = gap - np.where(first, 0.0, gap_before)
-        columns[DIFF2] = gap**2 - np.where(first, 0.0, gap_before**2)
-        columns[CONTROL_N] = columns[N] * rows["control"]
-        columns[CONTROL_DIFF] = columns[DIFF] * rows["control"]
-        columns[CONTROL_DIFF2] = columns[DIFF2] * rows["control"]
-        flows = [CLICKS, P_LIVE, P_FROZEN]
-        faded = weight @ columns.T  # (τ, columns)
-        faded[:, flows] = columns[flows].sum(axis=1)
-        self.sums[windows] += faded
-
-    def _histograms(self, scored: Scored, first: NDArray[np.bool_], weight: Floats, windows: slice) -> None:
-        label = (scored.rows["label"] > 0).astype(np.int64)
-        then = np.clip(scored.rows["scored"], 1e-12, 1 - 1e-12)
-        live = np.where(first, scored.live, np.log(then / (1 - then)))
-        for model, logits in ((LIVE, live), (FROZEN, scored.frozen)):
-            bins = _bins(np.nan_to_num(logits))
-            place = label * BINS + bins
-            for tau in range(weight.shape[0]):
-                counts = np.bincount(place, weight[tau], 2 * BINS)
-                counts[:BINS] -= np.bincount(bins, np.where(first, 0.0, weight[tau]), BINS)
-                self.histogram[tau, model] += counts.reshape(2, BINS)
+        category = (rows["category"] % np.uint64(BUCKETS)).astype(np.int64)
+        age = np.maximum(rows["t"] - rows["since"], 0).astype(np.float64)
+        add_rows(
+            rows["label"] > 0, np.ascontiguousarray(rows["scored"]), age, np.ascontiguousarray(rows["control"]),
+            category, np.ascontiguousarray(scored.live), np.ascontiguousarray(scored.frozen), np.array(TAUS_MS),
+            LONG if frozen_long else LONG + 1, _RANGE, self.sums, self.flow, self.histogram,
+        )  # fmt: skip
 
     def forget_live(self) -> None:
         """The live weights were put back: what compares them with the frozen ones starts anew."""

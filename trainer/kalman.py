@@ -74,7 +74,7 @@ class KalmanHead:
         except np.linalg.LinAlgError:
             self._reset()
             return
-        half = np.linalg.solve(factor, gain)  # (n, d)
+        half = np.linalg.inv(factor) @ gain  # (n, d)
         self.covariance -= half.T @ half
         if not np.diag(self.covariance).min() > 0:
             self._reset()

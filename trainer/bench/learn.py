@@ -50,24 +50,24 @@ def learner_speed(d: int, examples: int = EXAMPLES) -> dict[str, float]:
     rows = np.zeros(256, EXAMPLE)
     rows["scored"], rows["teach"] = np.nan, True
     labels = rng.random(4_096) < 0.1
-    began = time.perf_counter()
+    began = time.process_time()
     for start in range(0, examples, 256):
         at = start % 4_096
         rows["t"], rows["label"] = START + start, labels[at : at + 256]
         head.add(z[at : at + 256], rows, gate.observe)
-    whole = examples / (time.perf_counter() - began)
+    whole = examples / (time.process_time() - began)
     return {"filter": _filter_speed(d, z.astype(np.float64), examples), "with_gate": whole}
 
 
 def _filter_speed(d: int, z: np.ndarray[Any, np.dtype[np.float64]], examples: int) -> float:
     kalman = KalmanHead(np.zeros(d), np.eye(d) * 0.01, noise=1e-7, rate=0.3)
-    began = time.perf_counter()
+    began = time.process_time()
     for start in range(0, examples, 32):
         part = z[start % 4_096 : start % 4_096 + 32]
         p = 1.0 / (1.0 + np.exp(-part @ kalman.mean))
         kalman.advance(START + start)
         kalman.learn(part, 0.1 - p, p * (1 - p))
-    return examples / (time.perf_counter() - began)
+    return examples / (time.process_time() - began)
 
 
 class _Clock:
@@ -109,10 +109,10 @@ def replay_speed(artifact: Artifact, events: int = IMPORTED) -> float:
                     type="purchase", item=f"i{items[k]}", user=f"u{users[k]}"), imported=True)
                 for k in range(start, min(start + 20_000, events))
             ])  # fmt: skip
-        began = time.perf_counter()
+        began = time.process_time()
         while trainer.tick():
             continue
-        return events / (time.perf_counter() - began)
+        return events / (time.process_time() - began)
 
 
 def live_speed(artifact: Artifact, rankings: int = LIVE_RANKINGS) -> dict[str, float]:
@@ -124,13 +124,13 @@ def live_speed(artifact: Artifact, rankings: int = LIVE_RANKINGS) -> dict[str, f
         for start in range(0, rankings, 100):
             clock.now += 200
             events += _append(log, artifact, start, min(start + 100, rankings), clock.now)
-            began = time.perf_counter()
+            began = time.process_time()
             trainer.tick()
-            spent += time.perf_counter() - began
+            spent += time.process_time() - began
         clock.now += 60_000
-        began = time.perf_counter()
+        began = time.process_time()
         trainer.tick()
-        spent += time.perf_counter() - began
+        spent += time.process_time() - began
         return {"events": events / spent, "examples": rankings * SHOWN / spent}
 
 

@@ -1,0 +1,94 @@
+"""The loop of the gate's statistics over a scored batch. It decays nothing and judges nothing (`gate_stats.py`)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@njit(cache=True, nogil=True)
+def _log_loss(logit: float, positive: bool) -> float:
+    """−log of the probability that a logit gives to the label."""
+    x = logit if positive else -logit
+    return math.log1p(math.exp(-abs(x))) - min(x, 0.0)
+
+
+@njit(cache=True, nogil=True)
+def _sigmoid(x: float) -> float:
+    e = math.exp(-abs(x))
+    return (1.0 if x >= 0 else e) / (1.0 + e)
+
+
+@njit(cache=True, nogil=True)
+def _bin(logit: float, reach: float, bins: int) -> int:
+    if not abs(logit) <= reach:
+        return 0 if logit < 0 else bins - 1
+    return min(bins - 1, int((logit + reach) * (bins / (2.0 * reach))))
+
+
+@njit(cache=True, nogil=True)
+def add_rows(
+    positive: NDArray[np.bool_],
+    scored: Floats,
+    age: Floats,
+    control: NDArray[np.bool_],
+    bucket: NDArray[np.int64],
+    live: Floats,
+    frozen: Floats,
+    taus: Floats,
+    windows: int,
+    reach: float,
+    sums: Floats,
+    flow: Floats,
+    histogram: Floats,
+) -> None:
+    """Add n rows to the first `windows` windows of sums, flow and histogram (see GateStats for their columns).
+
+    scored: live p when first scored, nan for a first label; age: ms since then; bucket: of the category."""
+    bins, last = histogram.shape[3], flow.shape[2] - 1
+    for k in range(len(live)):
+        first = math.isnan(scored[k])
+        then = live[k]
+        if not first:
+            p = min(max(scored[k], 1e-12), 1.0 - 1e-12)
+            then = math.log(p / (1.0 - p))
+        yes = positive[k]
+        a, b = _log_loss(then, yes), _log_loss(frozen[k], yes)
+        a0 = b0 = 0.0
+        if not first:
+            a0, b0 = _log_loss(then, False), _log_loss(frozen[k], False)
+        gap, gap0 = a - b, a0 - b0
+        expected = _sigmoid(frozen[k]) if first else 0.0
+        guessed = _sigmoid(then) if first else 0.0
+        place_live, place_frozen = _bin(then, reach, bins), _bin(frozen[k], reach, bins)
+        for tau in range(windows):
+            weight = 1.0 if first else math.exp(-age[k] / taus[tau])
+            row = sums[tau]
+            row[0] += weight if first else 0.0
+            row[1] += 1.0 if yes else 0.0
+            row[2] += guessed
+            row[3] += expected
+            row[4] += weight * (a - a0)
+            row[5] += weight * (b - b0)
+            row[6] += weight * (gap - gap0)
+            row[7] += weight * (gap * gap - gap0 * gap0)
+            if control[k]:
+                row[8] += weight if first else 0.0
+                row[9] += weight * (gap - gap0)
+                row[10] += weight * (gap * gap - gap0 * gap0)
+            if yes:
+                flow[tau, 0, bucket[k]] += 1.0
+                flow[tau, 0, last] += 1.0
+            flow[tau, 1, bucket[k]] += expected
+            flow[tau, 1, last] += expected
+            label = 1 if yes else 0
+            histogram[tau, 0, label, place_live] += weight
+            histogram[tau, 1, label, place_frozen] += weight
+            if not first:
+                histogram[tau, 0, 0, place_live] -= weight
+                histogram[tau, 1, 0, place_frozen] -= weight
