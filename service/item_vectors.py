@@ -68,7 +68,7 @@ class ItemVectors:
             path = self._path(name)
             with path.open("ab") as file:
                 file.truncate(rows * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)))
-            return np.memmap(path, dtype, "r+", shape=(rows, *shape))
+            return np.asarray(np.memmap(path, dtype, "r+", shape=(rows, *shape)))
         fresh = np.zeros((rows, *shape), dtype)
         if self.capacity:
             old = getattr(self, name)

@@ -39,9 +39,12 @@ Fields = Mapping[str, Mapping[str, Any]]
 
 @dataclass(slots=True)
 class Found:
-    """Candidates with what the first look gave: rows i32 (n,), towers f32 (n, 64), coarse f32 (n,)."""
+    """Candidates with what the first look gave: rows i32 (n,), towers f32 (n, 64), coarse f32 (n, 32).
 
-    ids: list[str]
+    ids None: those of the rows, looked up for what is answered only.
+    """
+
+    ids: list[str] | None
     rows: Rows
     towers: F32
     item_coarse: F32
@@ -95,7 +98,7 @@ class Ranker:
                 rows = rows[mask]
             return self.look(question, ids, rows, removed)
 
-    def look(self, question: Question, ids: list[str], rows: Rows, removed: dict[str, int]) -> Found:
+    def look(self, question: Question, ids: list[str] | None, rows: Rows, removed: dict[str, int]) -> Found:
         """Vectors of candidates and the asker's state, as copies; the caller holds the lock."""
         vectors, n = self._engine.vectors, len(rows)
         towers = np.empty((n, vectors.tower.shape[1]), np.float32)
@@ -126,9 +129,9 @@ class Ranker:
         query = sides.query(question.query)
         scorer = self._engine.scorer
         coarse = scorer.coarse(found.item_coarse, found.bias, user, query)
-        if question.pre_rank is not None and question.pre_rank < len(found.ids):
+        if question.pre_rank is not None and question.pre_rank < len(found.rows):
             found, coarse = _best(found, coarse, question.pre_rank)
-        hidden = scorer.hidden(found.towers, user, query) if found.ids else None
+        hidden = scorer.hidden(found.towers, user, query) if len(found.rows) else None
         z, snapshot, price = self._assemble(question, found, hidden, fields, query)
         weights = self._replica.prior if question.arm == "control" else snapshot.weights
         raw = logits(z, weights, self._engine.bounds)
@@ -150,10 +153,10 @@ class Ranker:
             history=found.state,
             fields=engine.request_numbers(question.fields),
         )
-        extra = engine.candidate_numbers(found.ids, fields)
+        extra = engine.candidate_numbers(found.ids, fields) if found.ids is not None else None
         if hidden is None:
             hidden = np.zeros((0, engine.scorer.hidden_width), np.float32)
-        price = np.empty((len(found.ids), 1), np.float32)
+        price = np.empty((len(found.rows), 1), np.float32)
         with engine.lock:
             z = engine.assembler.assemble(view, found.rows, hidden, extra)
             snapshot = self._replica.snapshot
@@ -172,7 +175,7 @@ class Ranker:
     ) -> Ranked:
         chances = sigmoid(raw[:, places])
         freshness = self._freshness.of(question, snapshot)
-        self._metrics.candidates.inc(len(found.ids))
+        self._metrics.candidates.inc(len(found.rows))
         self._metrics.duplicates.inc(found.removed["duplicates"])
         self._metrics.unknown.inc(int(np.count_nonzero(found.rows < 0)))
         control = question.arm == "control"
@@ -187,13 +190,19 @@ class Ranker:
             stale=freshness.stale,
             objective=question.objective.name,
             removed=found.removed,
-            ids=[found.ids[k] for k in places.tolist()],
+            ids=self._names(found, places),
             scores=keys[places],
             click=chances[0].astype(np.float32),
             purchase=chances[1].astype(np.float32),
             ctcvr=(chances[0] * chances[1]).astype(np.float32),
             coarse=coarse[places],
         )
+
+    def _names(self, found: Found, places: npt.NDArray[np.int64]) -> list[str]:
+        if found.ids is not None:
+            return [found.ids[k] for k in places.tolist()]
+        with self._engine.lock:
+            return [self._engine.catalogue.ids(row) for row in found.rows[places].tolist()]
 
     def _explain(
         self,
@@ -253,7 +262,7 @@ class Ranker:
 def _best(found: Found, coarse: F32, count: int) -> tuple[Found, F32]:
     """The `count` candidates of highest coarse score, in the order they came in."""
     keep = np.sort(np.argsort(-coarse, kind="stable")[:count])
-    ids = [found.ids[k] for k in keep.tolist()]
+    ids = None if found.ids is None else [found.ids[k] for k in keep.tolist()]
     small = Found(
         ids,
         found.rows[keep],

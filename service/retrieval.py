@@ -10,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from service.item_vectors import ItemVectors
-from service.retrieval_kernels import BLOCK, scan
+from service.retrieval_kernels import BLOCK, scan, score_rows
 
 Rows = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 MARGIN = 1.5
+FEW = 4_096
+"""Rows that are scored exactly at once, without a scan."""
+
 _SAMPLE = 16_384
 
 
@@ -49,6 +52,8 @@ def best_rows(
 
     Args: user f32 (32,): what item vectors are multiplied with; mask bool (rows,). Ties go to the lower row.
     """
+    if int(np.count_nonzero(mask)) <= max(FEW, 2 * k):
+        return _exact_best(vectors, user, np.flatnonzero(mask).astype(np.int32), k)
     rows = mask.shape[0]
     largest = float(np.abs(user).max()) if rows else 0.0
     unit = np.float32(largest / 127.0)
@@ -60,6 +65,13 @@ def best_rows(
     if count < k and least > -np.inf:
         count = scan(*parts, 1, np.float32(-np.inf), found, rough)
     survivors = found[_highest(rough[:count], 2 * k)] if count > 4 * k else found[:count]
-    exact = vectors.coarse[survivors] @ user + vectors.bias[survivors]
+    return _exact_best(vectors, user, survivors, k)
+
+
+def _exact_best(
+    vectors: ItemVectors, user: npt.NDArray[np.float32], rows: Rows, k: int
+) -> tuple[Rows, npt.NDArray[np.float32]]:
+    exact = np.empty(len(rows), np.float32)
+    score_rows(vectors.coarse, vectors.bias, rows, user, exact)
     order = np.argsort(-exact, kind="stable")[:k]
-    return survivors[order], exact[order]
+    return rows[order], exact[order]

@@ -24,7 +24,7 @@ def scan(
 ) -> int:
     """Collect rows whose quantised score is ≥ least, in row order; returns how many (≤ len(out_rows)).
 
-    blocks int8 (blocks, dim, 64): item vectors, 64 items side by side; a row's score is
+    blocks int8 (blocks, dim, 64): item vectors within ± 127, 64 items side by side, dim even; a row's score is
     Σ query·item · query_scale · scale[row] + bias[row]. Only every `step`-th block is looked at; rows whose mask
     is False and rows past len(mask) are left out.
     """
@@ -37,10 +37,12 @@ def scan(
         if first >= rows:
             break
         sums[:] = 0
-        for j in range(blocks.shape[1]):
-            part = np.int32(query[j])
+        for j in range(0, blocks.shape[1], 2):  # two products of ± 127 fit into 16 bits: half the work of 32
+            one, two = np.int16(query[j]), np.int16(query[j + 1])
             for i in range(BLOCK):
-                sums[i] += part * np.int32(blocks[b, j, i])
+                first_part = np.int16(one * np.int16(blocks[b, j, i]))
+                second_part = np.int16(two * np.int16(blocks[b, j + 1, i]))
+                sums[i] += np.int32(np.int16(first_part + second_part))
         best = np.float32(-np.inf)
         for i in range(BLOCK):
             scores[i] = np.float32(sums[i]) * (scale[first + i] * query_scale) + bias[first + i]
@@ -56,6 +58,23 @@ def scan(
                 out_scores[count] = scores[i]
                 count += 1
     return count
+
+
+@njit(cache=True, nogil=True)
+def score_rows(
+    vectors: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int32],
+    user: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32],
+) -> None:
+    """out[k] = vectors[rows[k]] · user + bias[rows[k]], added in order."""
+    for k in range(rows.shape[0]):
+        row = rows[k]
+        total = np.float32(0.0)
+        for j in range(user.shape[0]):
+            total += vectors[row, j] * user[j]
+        out[k] = total + bias[row]
 
 
 @njit(cache=True, nogil=True)

@@ -51,8 +51,7 @@ class Retriever:
         rows, _ = best_rows(engine.vectors, left, mask, max(keep - len(own), question.top_k or 1))
         rows = np.union1d(rows, own).astype(np.int32)
         with engine.lock:
-            ids = [engine.catalogue.ids(row) for row in rows.tolist()]
-            found = self._ranker.look(question, ids, rows, removed)
+            found = self._ranker.look(question, None, rows, removed)
         return self._ranker.finish(question, found, {})
 
     def _allowed(self, question: Question, match: Match | None, removed: dict[str, int]) -> Mask:

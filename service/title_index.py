@@ -1,4 +1,4 @@
-"""Indexes the words of titles in slices, in a thread of its own, so that a start does not wait for a million of them."""
+"""Indexes the words of titles in slices, in a thread of its own: no start waits for a million of them."""
 
 from __future__ import annotations
 

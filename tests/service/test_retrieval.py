@@ -29,7 +29,7 @@ def filled(n: int, folder: Path | None = None, seed: int = 0) -> ItemVectors:
 
 
 @pytest.mark.parametrize(
-    ("n", "k"), [(1, 1), (63, 10), (64, 64), (1_000, 50), (40_000, 500), (130_001, 2_000)]
+    ("n", "k"), [(1, 1), (63, 10), (64, 64), (1_000, 50), (5_000, 50), (40_000, 500), (130_001, 2_000)]
 )
 def test_nearly_all_of_the_exact_best_are_found_with_exact_scores(n: int, k: int) -> None:
     vectors = filled(n)
