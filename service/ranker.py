@@ -27,6 +27,7 @@ from service.metrics import Metrics
 from service.objectives import order, scores
 from service.ranked import Question, Ranked
 from service.replica import Replica, Snapshot
+from service.row_cache import RowCache
 from service.scorer import SideVector
 from service.status import Freshness
 from service.user_vectors import History, history_of
@@ -71,6 +72,7 @@ class Ranker:
         self._engine, self._replica, self._freshness = engine, replica, freshness
         self._impressions, self._metrics = impressions, metrics
         self._log_items, self._tenant = log_items, tenant
+        self._rows = RowCache(engine.catalogue)
 
     def rank(self, question: Question, ids: Sequence[str], fields: Fields) -> Ranked:
         """Rank candidates; `ids` may hold repeats, `fields` are those that candidates brought along."""
@@ -86,7 +88,7 @@ class Ranker:
     def _find(self, question: Question, ids: list[str], removed: dict[str, int]) -> Found:
         engine = self._engine
         with engine.lock:
-            rows = engine.catalogue.rows(ids)
+            rows = self._rows.rows(ids)
             mask = filters.available(engine.catalogue, rows)
             removed["unavailable"] = len(rows) - int(np.count_nonzero(mask))
             if question.filters:

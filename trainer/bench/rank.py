@@ -31,12 +31,14 @@ def percentile(values: list[float], share: float) -> float:
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
 
 
-def latency(client: RawClient, candidates: int, times: int) -> dict[str, float]:
-    """p50, p99 in ms and the bytes of request and answer at one size."""
+def latency(server: Server, client: RawClient, candidates: int, times: int) -> dict[str, float]:
+    """p50, p99 and the server's processor time in ms, bytes of request and answer, at one size."""
     bodies = workload.rank_bodies(candidates, ITEMS, USERS, REQUESTS)
     requests = [client.request_bytes("POST", "/v1/rank", body) for body in bodies]
-    seconds, size = [], 0
+    seconds, size, cpu = [], 0, 0.0
     for turn in range(WARM_UP + times):
+        if turn == WARM_UP:
+            cpu = server.cpu_seconds()
         request = requests[turn % len(requests)]
         began = time.perf_counter()
         status, body = client.exchange(request)
@@ -48,6 +50,7 @@ def latency(client: RawClient, candidates: int, times: int) -> dict[str, float]:
     return {
         "p50_ms": round(statistics.median(seconds) * 1e3, 3),
         "p99_ms": round(percentile(seconds, 0.99) * 1e3, 3),
+        "server_cpu_ms": round((server.cpu_seconds() - cpu) / times * 1e3, 3),
         "request_bytes": len(requests[0]),
         "answer_bytes": size,
     }
@@ -119,7 +122,7 @@ def run(
             found: dict[str, Any] = {"ready_seconds": round(server.ready_seconds, 2)}
             for done, (size, times) in enumerate(SIZES.items(), 2):
                 tell(done, steps)
-                found[f"rank_{size}"] = latency(client, size, times)
+                found[f"rank_{size}"] = latency(server, client, size, times)
             found["rank_1000_per_second"] = throughput(server, 1_000, SECONDS)
             if minutes:
                 found["load"] = load(server, minutes)

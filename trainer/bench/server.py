@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -75,6 +76,11 @@ class Server:
     def resident_mb(self) -> float:
         """Resident memory now, MB."""
         return resident_mb(self.process.pid)
+
+    def cpu_seconds(self) -> float:
+        """Processor time that all its threads have used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         """End it as an operator would, and wait."""
