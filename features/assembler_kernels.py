@@ -174,8 +174,8 @@ def i2i_block(out: Any, row: Any, start: Any, m: Any) -> None:
 @njit(cache=True, nogil=True)
 def fill_rt(
     t: Any, rows: Any, row_slots: Any, row_codes: Any, groups: Any, counts: Any, last: Any, windows: Any,
-    totals: Any, category_counts: Any, category_last: Any, own: Any, own_category: Any, i2i: Any, is_new:
-    Any, out: Any,
+    totals: Any, category_counts: Any, category_last: Any, own: Any, own_category: Any, i2i: Any,
+    is_new: Any, out: Any,
 ) -> None:  # fmt: skip
     """The rt block: out f32[RT, n]. own, own_category, i2i: tables of `features/user_kernels.py`."""
     c = np.empty((5 * W, BLOCK), np.float32)

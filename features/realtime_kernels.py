@@ -87,8 +87,8 @@ def bump_hashed(
 
 @njit(cache=True, nogil=True)
 def add_pair(
-    owner: Any, other: Any, gain: Any, lists: Any, list_slots: Any, list_len: Any, list_w: Any, list_dirty:
-    Any, lists_a_chunk: Any, scalars: Any, owner_of: Any,
+    owner: Any, other: Any, gain: Any, lists: Any, list_slots: Any, list_len: Any, list_w: Any,
+    list_dirty: Any, lists_a_chunk: Any, scalars: Any, owner_of: Any,
 ) -> None:  # fmt: skip
     """Add weights to the entry owner → other; a full list gives up its entry of lowest longest-lag weight."""
     at = lists[owner]
@@ -231,8 +231,8 @@ def deflate(
 @njit(cache=True, nogil=True)
 def content_hash(
     n_items: Any, item_keys: Any, counts: Any, last: Any, degree: Any, owner_of: Any, list_slots: Any,
-    list_len: Any, list_w: Any, n_lists: Any, n_categories: Any, cat_keys: Any, cat_counts: Any, cat_last:
-    Any,
+    list_len: Any, list_w: Any, n_lists: Any, n_categories: Any, cat_keys: Any, cat_counts: Any,
+    cat_last: Any,
 ) -> Any:  # fmt: skip
     """The content hash from scratch (the oracle of the one that is carried along)."""
     marker = np.int64(0xFFFFFFFF)

@@ -168,8 +168,8 @@ def category_table(t: Any, rows: Any, codes: Any, times: Any, kinds: Any) -> Any
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def i2i_table(
-    recent: Any, kinds: Any, row_slots: Any, gains: Any, lists: Any, list_slots: Any, list_len: Any, list_w:
-    Any, degree: Any, degree_total: Any, base: Any,
+    recent: Any, kinds: Any, row_slots: Any, gains: Any, lists: Any, list_slots: Any, list_len: Any,
+    list_w: Any, degree: Any, degree_total: Any, base: Any,
 ) -> Any:  # fmt: skip
     """(table, counter rows i32[m], sums f32[m, I2I]) of the neighbours of the last RECENT distinct items.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_cuts_bytes_and_restarts_change_no_bit(seed: int, cuts: list[int], resta
     whole.apply(ops)
     stored: dict[str, bytes] = {}
     edges = [0, *sorted(cuts), 150]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         pieces.apply(Ops.from_bytes(part(ops, start, end).to_bytes()))
         if restart:
             stored.update(pieces.changed_chunks())

@@ -27,27 +27,34 @@ def auc_of(own: float, negatives: F64) -> float:
     )
 
 
+NAMES: Sequence[str] = ("recall@20", "auc_uniform", "auc_popular", "recall@20_whole")
+
+
 @dataclass
 class Tally:
-    """Figures of scored targets, one row each: known pair?, in the first 20?, AUC uniform, AUC popular, and
-    in the first 20 of the items that the user had not touched before?
+    """Figures of scored targets, one row each: known pair?, then NAMES.
+
+    recall@20 of a known pair, and recall@20_whole, are over the whole catalogue; that of a new pair is over
+    the items that the user had not touched before (else her own items fill the first places and hide the
+    rest).
     """
 
     rows: list[tuple[bool, float, float, float, float]] = field(default_factory=list)
 
     def add(self, known: bool, rank: float, auc_uniform: float, auc_popular: float, rank_new: float) -> None:
-        """One target; ranks from 0, `rank_new` among the items not touched before (and the target)."""
-        self.rows.append((known, float(rank < 20), auc_uniform, auc_popular, float(rank_new < 20)))
+        """One target; ranks from 0: in the whole catalogue, and among the items not touched before."""
+        hit, hit_new = float(rank < 20), float(rank_new < 20)
+        self.rows.append((known, hit if known else hit_new, auc_uniform, auc_popular, hit))
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """For all, known and new pairs: count, R@20, AUCu, AUCp, and the standard error of each."""
+        """For all (over the whole catalogue), known and new pairs: count, figures, the standard error of
+        each.
+        """
         table = np.array(self.rows, np.float64).reshape(-1, 5)
         known = table[:, 0] > 0
-        parts = {"all": table, "known": table[known], "new": table[~known]}
-        return {name: _mean(part[:, 1:]) for name, part in parts.items()}
-
-
-NAMES: Sequence[str] = ("recall@20", "auc_uniform", "auc_popular", "recall@20_of_new")
+        everything = table[:, 1:].copy()
+        everything[:, 0] = table[:, 4]
+        return {"all": _mean(everything), "known": _mean(table[known, 1:]), "new": _mean(table[~known, 1:])}
 
 
 def _mean(table: F64) -> dict[str, float]:
