@@ -161,8 +161,9 @@ def warm(json: Json = False) -> None:
     """Compile and cache every kernel now, so that the first start does not have to."""
     from trainer.warm import warm_kernels
 
-    with progress_bar("compiling kernels", "modules", quiet=json) as progress:
-        report(warm_kernels(progress), json)
+    with progress_bar("compiling kernels", "steps", quiet=json) as progress:
+        answer = warm_kernels(progress)
+    report(answer, json, lambda: iter([f"kernels are compiled ({sum(answer.values()):.0f} s)"]))
 
 
 def main() -> None:

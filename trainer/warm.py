@@ -30,7 +30,7 @@ SECONDS = 300.0
 STEPS = 4
 
 
-def warm_kernels(progress: Callable[[int, int], None]) -> dict[str, Any]:
+def warm_kernels(progress: Callable[[int, int], None]) -> dict[str, float]:
     """Compile what is not compiled yet; returns how long each part took. Raises NotReady after five
     minutes.
     """

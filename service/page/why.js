@@ -25,9 +25,10 @@ const PARTS = {
     count: "how often you met it", age: "you met it", open: "looked at, not bought", bought: "you bought it", buys: "how often you bought it",
     due: "time to buy it again", last: "what you touched last", last_bought: "your last purchase", rank: "how recently you met it", rank_slow: "how recently you met it, slowly fading",
   },
+  taste: { price: "in your range of prices" },
   own_category: { share: "your share of its category", count: "you in its category", age: "you were in its category", bought: "you bought in its category" },
 };
-const NEAR = { last1: "goes with your last item", last5: "goes with your last 5 items", last20: "goes with your last 20 items", given20: "given your last 20 items" };
+const NEAR = { last1: "goes with your last item", last5: "goes with your last 5 items", last20: "goes with your last 20 items", given20: "likely after your last 20 items", lift20: "likelier after your last 20 items than by chance" };
 
 // A term's name in the words of a shopper; one without words keeps its own name.
 export function label(name) {
