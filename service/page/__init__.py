@@ -1,1 +1,1 @@
-"""The demonstration page: plain HTML, CSS and ES modules, served by the ranker at `/`. No build step, no outside host."""
+"""The demonstration page: plain HTML, CSS and ES modules, which the ranker serves at `/`. No build, no other host."""
