@@ -41,7 +41,8 @@ class Table:
 
     def _watch(self, name: str, add: Any) -> Any:
         def watched(z: Any, rows: Any, observe: Any) -> None:
-            for k, row in enumerate(rows[np.isfinite(z).all(axis=1)]):
+            sound = np.isfinite(z).all(axis=1)
+            for k, row in zip(np.flatnonzero(sound), rows[sound], strict=True):
                 self.learned.append((name, float(row["label"]), float(row["back"]), bool(row["teach"]), int(z[k, 1])))
             add(z, rows, observe)
 
