@@ -76,14 +76,14 @@ class _Head(msgspec.Struct):
 
 
 class RankAnswer(_Head):
-    """POST /v1/rank and /v1/retrieve, columns: all lists have the same order, best first."""
+    """POST /v1/rank and /v1/retrieve, columns: all lists have the same order, best first; null without a base."""
 
     ids: list[str]
-    scores: list[float]
-    click: list[float]
-    purchase: list[float]
-    ctcvr: list[float]
-    coarse: list[float]
+    scores: list[float] | None
+    click: list[float] | None
+    purchase: list[float] | None
+    ctcvr: list[float] | None
+    coarse: list[float] | None
     explain: list[Explanation] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -91,11 +91,11 @@ class Row(msgspec.Struct):
     """One item of an answer in format rows."""
 
     id: str
-    score: float
-    click: float
-    purchase: float
-    ctcvr: float
-    coarse: float
+    score: float | None
+    click: float | None
+    purchase: float | None
+    ctcvr: float | None
+    coarse: float | None
 
 
 class RankRows(_Head):

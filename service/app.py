@@ -85,12 +85,14 @@ def serve(settings: Settings, ready: Callable[[], None] | None = None) -> None:
     Raises SettingsError for a taken port, and whatever loading raised.
     """
     from service.logs import set_up
+    from service.memory import few_heaps, give_back
 
     set_up(settings.log_level)
+    few_heaps()
     sys.setswitchinterval(SWITCH_SECONDS)
     listener = bind(settings.host, settings.port)
     service = Service(settings)
-    service.start(ready)
+    service.start(ready, after=give_back)
     config = uvicorn.Config(
         create_app(service),
         http="httptools",

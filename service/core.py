@@ -15,7 +15,7 @@ from features.errors import NotReady, ReplError
 from features.event_log import EventLog, open_log
 from features.realtime import RealtimeConfig
 from service.auth import Auth, load_key
-from service.engine import Engine, close_engine, load_engine
+from service.engine import Engine, close_engine, has_base, load_engine
 from service.impressions import Impressions
 from service.intake import Intake
 from service.item_encoder import ItemEncoder
@@ -33,6 +33,8 @@ from service.warm_up import warm_up
 from service.weight_store import WeightStore, open_weight_store
 
 log = logging.getLogger(__name__)
+
+NO_BASE = "there is no base model: candidates are answered in the order they came; train one and start anew"
 
 
 def now_ms() -> int:
@@ -135,7 +137,8 @@ class Service:
         self.intake = Intake(self.log, settings, clock, self.metrics, self._events_taken)
         self._realtime = realtime
         self._running: Running | None = None
-        self._reasons = ["loading"]
+        self._reasons = ["the service is starting"]
+        self.without_base = False
         self._failure: ReplError | None = None
         self._loaded = threading.Event()
         self._thread: threading.Thread | None = None
@@ -144,7 +147,7 @@ class Service:
     def running(self) -> Running:
         """The loaded parts; raises NotReady before."""
         if self._running is None or self._reasons:
-            why = self._failure.message if self._failure else "the service is starting"
+            why = self._failure.message if self._failure else self._reasons[0]
             raise NotReady(why, hint="wait until /health/ready answers 200")
         return self._running
 
@@ -172,9 +175,9 @@ class Service:
         """What is missing until requests can be answered; empty when ready."""
         return list(self._reasons)
 
-    def start(self, ready: Callable[[], None] | None = None) -> None:
-        """Load in a thread of its own; `ready` is called once requests can be answered."""
-        self._thread = threading.Thread(target=self._load, args=(ready,), name="loading", daemon=True)
+    def start(self, ready: Callable[[], None] | None = None, after: Callable[[], None] | None = None) -> None:
+        """Load in a thread of its own; `ready` is called once requests can be answered, then `after`."""
+        self._thread = threading.Thread(target=self._load, args=(ready, after), name="loading", daemon=True)
         self._thread.start()
 
     @property
@@ -193,8 +196,16 @@ class Service:
             raise NotReady(f"not ready after {seconds:g} s", hint="look into the log")
         self.raise_failure()
 
-    def _load(self, ready: Callable[[], None] | None) -> None:
+    def _load(self, ready: Callable[[], None] | None, after: Callable[[], None] | None) -> None:
         began = time.perf_counter()
+        if not has_base(self.settings):
+            self.without_base = True
+            self._reasons = [NO_BASE]
+            log.warning(NO_BASE)
+            self._loaded.set()
+            if ready is not None:
+                ready()
+            return
         try:
             running = Running(self, load_engine(self.settings, self.clock, realtime=self._realtime))
             running.start()
@@ -212,8 +223,9 @@ class Service:
         seconds = round(time.perf_counter() - began, 3)
         log.info("ready", extra={"seconds": seconds, "items": len(running.engine.catalogue)})
         self._loaded.set()
-        if ready is not None:
-            ready()
+        for call in (ready, after):
+            if call is not None:
+                call()
 
     def _fail(self, error: ReplError) -> None:
         self._failure = error

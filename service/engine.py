@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from features.assembler import Assembler, ZLayout
 from features.catalogue import Catalogue
-from features.errors import StoreError
+from features.errors import ArtifactError, StoreError
 from features.feature_store import EmbeddedFeatureStore
 from features.realtime import RealtimeConfig, RealtimeState
 from features.schema import Schema
@@ -114,6 +114,15 @@ def _read_catalogue(catalogue: Catalogue, store: CatalogueStore) -> tuple[int, n
         catalogue.restore({})
         return 0, np.zeros(0, np.int64)
     return offsets.get(OFFSET, 0), np.arange(len(catalogue)) if waiting is None else waiting
+
+
+def has_base(settings: Settings) -> bool:
+    """Whether there is any base model to serve, damaged or not."""
+    try:
+        find_base(settings.data_dir, settings.base_dir, SAMPLE)
+    except ArtifactError:
+        return False
+    return True
 
 
 def load_engine(
