@@ -193,7 +193,7 @@ def fill_rt(
             row = block[j]
             slots[j] = row_slots[row] if row >= 0 else -1
             codes[j] = row_codes[row] if row >= 0 else -1
-            group_slots[j] = groups[codes[j]] if codes[j] >= 0 else -1
+            group_slots[j] = groups[codes[j]] if 0 <= codes[j] < groups.shape[0] else -1
         load_counts(slots[:m], t, counts, last, windows, c, ages)
         item_block(c, totals, out, start, m)
         load_counts(group_slots[:m], t, category_counts, category_last, windows, c, ages)
