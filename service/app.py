@@ -34,6 +34,7 @@ def create_app(service: Service) -> FastAPI:
         title="RepL Ranker",
         version="1",
         summary="Ranks candidates, takes events, shows and moves weight versions.",
+        docs_url=None,
         redoc_url=None,
     )
     app.add_exception_handler(ReplError, http.on_repl_error)

@@ -1,4 +1,4 @@
-"""GET / and its files, and GET /v1/status, the numbers it shows. The files themselves lie in service/page/."""
+"""GET /, /docs and their files, and GET /v1/status. The files themselves lie in service/page/."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ def router(service: Service) -> APIRouter:
         """Version, ages, events a second, learning curve."""
         found = await asyncio.to_thread(numbers, service)
         return json_answer({"request_id": request_id(request), **found}, request_id(request))
+
+    @routes.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return _file("docs.html")
+
+    @routes.get("/docs/{name}", include_in_schema=False)
+    async def docs_file(name: str) -> Response:
+        return _file(name)
 
     if service.settings.page:
 

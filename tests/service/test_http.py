@@ -241,3 +241,7 @@ def test_health_metrics_status_and_page(shop: ReplService) -> None:
     assert code == 200
     assert "<html" in page
     assert shop.call("GET", "/page/page.js")[0] == 200
+    for path in ("/docs", "/docs/docs.js", "/docs/docs.css"):
+        code, text = shop.call("GET", path)
+        assert code == 200
+        assert "https://" not in text

@@ -42,7 +42,7 @@ def test_every_route_is_described_with_bodies_and_errors(document: dict) -> None
         for operation in methods.values():
             assert operation["summary"]
             assert operation["responses"]["200"]["content"], path
-            if operation["requestBody"] if "requestBody" in operation else False:
+            if operation.get("requestBody"):
                 content = operation["requestBody"]["content"]["application/json"]
                 assert content["schema"]
                 assert "example" in content, path
