@@ -67,12 +67,12 @@ class Shop:
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """Ranker and trainer on the shipped data, as `make run` starts them, with a short hold."""
+    """Ranker and trainer on the shipped data, as `make run` starts them, with a short hold and quick labels."""
     home = tmp_path_factory.mktemp("shop")
     output, port = home / "output.txt", free_port()
     command = [sys.executable, "-m", "trainer.cli", "run", "--sample", "--data-dir", str(home / "data")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REPL_")}
-    environment["REPL_HOLD_MS"] = "1000"
+    environment |= {"REPL_HOLD_MS": "1000", "REPL_NEGATIVE_AFTER_MS": "2000"}
     started = time.monotonic()
     with output.open("wb") as file:
         running = subprocess.Popen(

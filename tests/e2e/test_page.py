@@ -126,7 +126,7 @@ def test_a_click_moves_the_list_at_once_and_the_version_grows(opened: tuple[Page
 
 
 def test_basket_and_purchase_are_events_too(opened: tuple[Page, Seen]) -> None:
-    """The sample's customers buy again what they bought: here a purchase moves an item up, which a test may not demand."""
+    """The sample's customers buy again what they bought: a purchase moves an item up, which a test may not demand."""
     page, _ = opened
     search(page, "mug")
     item, before = order(page)[5], order(page)
@@ -198,7 +198,13 @@ def test_it_is_readable_on_a_phone(browser: Browser, shop: Shop, scheme: str) ->
 
 def test_picture_for_the_readme(browser: Browser, shop: Shop, tmp_path: Path) -> None:
     page, seen = open_page(browser, shop)
+    for words in ("mug", "alarm clock", "lantern"):
+        search(page, words)
+        for place in (8, 3, 5):
+            click(page, order(page)[place], "click")
+            page.wait_for_timeout(1_200)
     search(page, "lantern")
+    page.wait_for_timeout(3_000)
     click(page, order(page)[6], "click")
     page.wait_for_timeout(2_500)
     path = Path(os.environ.get("REPL_PAGE_PICTURE") or tmp_path / "page.png")
