@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from features.events import Event, ItemEvent
 from service.artifact import Artifact
@@ -20,6 +21,10 @@ from trainer.fitting import auc
 from trainer.network_part import NetworkPart
 from trainer.prior_log import HeadExamples, PriorLog
 
+F64 = npt.NDArray[np.float64]
+Head = tuple[F64, float]
+"""Weights f64[hidden] and bias of one of the network's own heads."""
+
 WARM_MS = 30 * 86_400_000
 
 
@@ -27,12 +32,10 @@ def _recent(events: Iterable[Event], start: int) -> Iterator[Event]:
     return (event for event in events if event.timestamp >= start or isinstance(event, ItemEvent))
 
 
-def check_figures(
+def held_out_examples(
     artifact: Artifact, events: Iterable[Event], start: int, settings: Settings
-) -> dict[str, float]:
-    """AUC, log loss and Σ predicted / Σ observed of the click head on events (in time order) from `start` ms
-    on.
-    """
+) -> PriorLog:
+    """Examples of events (in time order) from `start` ms on, with the artifact's own network in z."""
     log = PriorLog(
         artifact.schema,
         NetworkPart(Scorer(artifact)),
@@ -45,10 +48,35 @@ def check_figures(
         seed=0,
     )
     log.run(_recent(events, start - WARM_MS))
+    return log
+
+
+def check_figures(
+    artifact: Artifact, events: Iterable[Event], start: int, settings: Settings
+) -> dict[str, float]:
+    """AUC, log loss and Σ predicted / Σ observed of the click head on events (in time order) from `start` ms on."""
+    log = held_out_examples(artifact, events, start, settings)
     return {"from": start, **_figures(log.click, artifact.prior["click"][0])}
 
 
-def _figures(examples: HeadExamples, mean: np.ndarray) -> dict[str, float]:
+def head_logits(examples: HeadExamples, head: Head) -> F64:
+    """The network's own logits of examples: z's hidden block times the head's weights, plus its bias."""
+    parts = [z[:, : len(head[0])].astype(np.float64) @ head[0] for z in examples.z]
+    return np.concatenate(parts or [np.zeros(0)]) + head[1]
+
+
+def matched(head: Head, before: F64, after: F64) -> Head:
+    """The head of a network trained on, scaled to how that network's logits lay before it was (on rows new to both).
+
+    Training on makes logits larger than what their weight in the prior was judged with. Uses no labels.
+    """
+    if len(before) < 2 or after.std() == 0:
+        return head
+    scale = float(np.clip(before.std() / after.std(), 0.5, 1.0))
+    return head[0] * scale, float(before.mean() - scale * (after.mean() - head[1]))
+
+
+def _figures(examples: HeadExamples, mean: F64) -> dict[str, float]:
     if not len(examples):
         return {"examples": 0}
     z, label = np.concatenate(examples.z), np.concatenate(examples.label)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from features.coding import GAPS, HISTORY
 
-TABLE_SCALE = 0.5
+TABLE_SCALE = 0.2
 BEHAVIOURS = 6
 """Codes 1 to 5 of features/schema.py; 0 marks the start of a history."""
 
@@ -94,8 +94,8 @@ class Network(nn.Module):
         """Variances that keep their size from layer to layer (He et al. 2015): the towers' product must not vanish."""
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Linear):
-                gain = "relu" if name.endswith("_1") else "linear"
-                nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
+                gain = 2.0 if name.endswith("_1") else 1.0  # a ReLU follows
+                nn.init.normal_(layer.weight, std=(gain / layer.in_features) ** 0.5)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
             elif isinstance(layer, nn.Embedding):

@@ -17,8 +17,8 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,18 @@ import torch
 
 from features.attached import Attached
 from features.coding import CODING_VERSION, table_rows
-from features.errors import InvalidInput
 from features.event_log import EventLog, open_log
-from features.events import Event, from_bytes
 from features.layout import ZLayout
 from features.schema import Schema
 from service.artifact import FORMAT, Artifact, Manifest, install, load_artifact, write_artifact
 from service.scorer import Scorer
 from service.settings import Settings
 from trainer.batches import ItemArrays
-from trainer.check import check_figures
+from trainer.check import Head, check_figures, head_logits, held_out_examples, matched
 from trainer.examples import ExampleSet, ExampleWriter
-from trainer.feature_replay import in_time_order
 from trainer.fitting import FitOptions, FitReport, Fitter
 from trainer.importing import record_of_imports
+from trainer.log_times import read_events, split_times
 from trainer.network import Network, NetworkConfig
 from trainer.network_part import NetworkPart
 from trainer.onnx_export import graphs
@@ -53,88 +51,17 @@ from trainer.untrained import state_arrays
 Progress = Callable[[int, int], None]
 """(steps done, steps in all)."""
 
-KINDS = frozenset({"item", "interaction", "ranking"})
-SPLIT, STOP, HELD_OUT = 0.70, 0.80, 0.98
-"""Shares of the log's behaviours by time: the network is fitted before SPLIT and stopped early on SPLIT to
-STOP; the prior judges it from SPLIT on; nothing is trained on what follows HELD_OUT, where the finished
-model is checked.
-"""
-
-EXAMPLES_FROM = 0.1
 MAX_GROUPS = 12_000
 """Requests that give examples to the last layer, at most."""
 
 STEPS = 1_000
-SAMPLE = 100_000
 NO_QUERIES = "no queries in the log: searches are simulated by words of titles"
 NO_IMPRESSIONS = "no impressions in the log: negatives are sampled, uniform and by popularity"
+NO_LEVEL = "without impressions the level of P(click) is a convention (the share of positives in the sample)"
 NO_LABELS = "no label tells a purchase from another behaviour: P(purchase | click) is a weak prior"
 
 
-@dataclass(frozen=True)
-class Splits:
-    """Times in ms."""
-
-    first: int
-    examples_from: int
-    split: int
-    stop: int
-    held_out: int
-    last: int
-
-
-def read_events(log: EventLog) -> Iterator[Event]:
-    """Items, interactions and rankings of a log in time order."""
-
-    def stored() -> Iterator[Event]:
-        at = log.start_offsets().get("event/0", 0)
-        while records := log.read("event", at):
-            for record in records:
-                if record.kind in KINDS:
-                    event = from_bytes(record.body)
-                    if event.timestamp != record.effective_time:
-                        event = _at(event, record.effective_time)
-                    yield event
-            at = records[-1].offset + 1
-
-    return in_time_order(stored())
-
-
-def _at(event: Event, time: int) -> Event:
-    moved: Event = msgspec.structs.replace(event, timestamp=time)
-    return moved
-
-
-def split_times(log: EventLog, seed: int) -> Splits:
-    """Times that divide the log's behaviours, from a sample of bounded size. Raises InvalidInput on too few."""
-    rng = np.random.default_rng(seed)
-    sample, seen, at = np.zeros(SAMPLE, np.int64), 0, log.start_offsets().get("event/0", 0)
-    while records := log.read("event", at):
-        for record in records:
-            if record.kind in ("interaction", "ranking"):
-                place = seen if seen < SAMPLE else int(rng.integers(seen + 1))
-                if place < SAMPLE:
-                    sample[place] = record.effective_time
-                seen += 1
-        at = records[-1].offset + 1
-    if seen < 1_000:
-        raise InvalidInput(
-            f"the log holds {seen} interactions and rankings: too few to train on",
-            hint="import events first: `repl-ranker import`; 1,000 are the least",
-        )
-    times = np.sort(sample[:seen])
-
-    def at_share(share: float) -> int:
-        return int(times[int(share * (len(times) - 1))])
-
-    return Splits(
-        first=int(times[0]),
-        examples_from=at_share(EXAMPLES_FROM),
-        split=at_share(SPLIT),
-        stop=at_share(STOP),
-        held_out=at_share(HELD_OUT),
-        last=int(times[-1]),
-    )
+Heads = dict[str, Head]
 
 
 class _Bar:
@@ -194,7 +121,9 @@ class Training:
             prior_log = self._prior_log(draft, examples)
             self.bar.phase(0.20)
             fitter.carry_on(self.splits.held_out, self.more_epochs, self.bar.at)
-            priors = self._priors(prior_log, heads, self._network_heads(fitter.network))
+            fresh = self._draft(Path(work) / "fresh", fitter.network, attached)
+            final_heads = self._matched(draft, fresh, heads, self._network_heads(fitter.network))
+            priors = self._priors(prior_log, heads, final_heads, level_known=examples.counts["rankings"] > 0)
             manifest = self._manifest(examples, priors, report, origin)
             made = self._write(Path(work) / "base", manifest, fitter.network, attached, priors)
             write_report(made, load_artifact(made).manifest, report, examples.counts)
@@ -242,7 +171,7 @@ class Training:
         self._save(directory, self._bare_manifest({}), network, attached, priors)
         return load_artifact(directory)
 
-    def _network_heads(self, network: Network) -> dict[str, tuple[np.ndarray, float]]:
+    def _network_heads(self, network: Network) -> Heads:
         arrays = state_arrays(network)
         return {
             head: (arrays[f"{head}.weight"][0].astype(np.float64), float(arrays[f"{head}.bias"][0]))
@@ -267,7 +196,21 @@ class Training:
         prior_log.run(read_events(self.log), lambda t: self.bar.at((t - splits.first) / span))
         return prior_log
 
-    def _priors(self, prior_log: PriorLog, heads: Any, final_heads: Any) -> dict[str, HeadPrior]:
+    def _matched(self, draft: Artifact, fresh: Artifact, heads: Heads, final_heads: Heads) -> Heads:
+        """The heads of the network trained on, at the scale that the draft's had on rows new to both."""
+        logs = [
+            held_out_examples(artifact, read_events(self.log), self.splits.held_out, self.settings)
+            for artifact in (draft, fresh)
+        ]
+        rows = {"click": [log.click for log in logs], "purchase": [log.purchase for log in logs]}
+        return {
+            name: matched(head, head_logits(rows[name][0], heads[name]), head_logits(rows[name][1], head))
+            for name, head in final_heads.items()
+        }
+
+    def _priors(
+        self, prior_log: PriorLog, heads: Heads, final_heads: Heads, level_known: bool
+    ) -> dict[str, HeadPrior]:
         self.bar.phase(0.20)
         return {
             head: fit_head(
@@ -278,6 +221,7 @@ class Training:
                 head=heads[head],
                 final_head=final_heads[head],
                 network_from=self.splits.split,
+                level_known=level_known or head != "click",
             )
             for head, examples in (("click", prior_log.click), ("purchase", prior_log.purchase))
         }
@@ -304,6 +248,7 @@ class Training:
             note
             for note, holds in (
                 (NO_IMPRESSIONS, not counts["rankings"]),
+                (NO_LEVEL, not counts["rankings"]),
                 (NO_QUERIES, not counts["queries"]),
                 (NO_LABELS, priors["purchase"].weak),
             )

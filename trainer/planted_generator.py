@@ -21,7 +21,7 @@ STEP_MS = 20_000
 
 @dataclass(frozen=True)
 class Planted:
-    """Sizes; `liked` words a user of `words`, logit of a click `base`, plus `gain` where a liked word is in the title."""
+    """Sizes; `liked` words a user of `words`; logit of a click `base`, `gain` more where a liked word is in the title."""
 
     users: int = 150
     items: int = 3_000

@@ -34,6 +34,7 @@ MIN_CLASS = 50
 WEAK_RATE = 0.1
 """P(purchase | click) of a head without labels: one in ten, with variance 1 on the intercept."""
 
+LEVEL_VARIANCE = 1.0
 WEAK_VARIANCE, HIDDEN_VARIANCE = 1e-2, 1e-2
 BLOCK = 8_192
 
@@ -112,7 +113,7 @@ def posterior(data: Data, mean: F64, precision: F64, steps: int = 25) -> tuple[F
             z = data.block(start, network)
             label, weight = data.label[start : start + BLOCK], data.weight[start : start + BLOCK]
             logit = z @ w
-            p = 1 / (1 + np.exp(-np.clip(logit, -40, 40)))
+            p = _sigmoid(logit)
             loss += float(weight @ (np.logaddexp(0, logit) - label * logit))
             gradient += z.T @ (weight * (p - label))
             root = np.sqrt(weight * p * (1 - p))[:, None] * z
@@ -148,23 +149,39 @@ def paired_gain(with_it: F64, without: F64, data: Data) -> tuple[float, float]:
     return float(difference.sum() / total), float(difference.std() * np.sqrt(len(difference)) / total)
 
 
-def calibrate(logit: F64, data: Data) -> Calibration:
-    """Slope and offset that make the logits right on the slice, and Σ predicted / Σ observed before."""
-    slope, offset = 1.0, 0.0
+def calibrate(logit: F64, data: Data, level_known: bool = True) -> Calibration:
+    """Slope and offset that make the logits right on the slice, and Σ predicted / Σ observed before.
+
+    Without a known level the offset makes Σ predicted = Σ observed over the sample's rows, each counted once.
+    """
+    slope, offset = _logistic_line(logit, data.label, data.weight)
+    slope = float(np.clip(slope, 0.5, 2))
+    ratio = float(data.weight @ _sigmoid(logit) / max(1e-9, float(data.weight @ data.label)))
+    if not level_known:
+        for _ in range(50):
+            p = _sigmoid(slope * logit + offset)
+            offset -= float(np.clip((p - data.label).sum() / max(1e-9, (p * (1 - p)).sum()), -1, 1))
+    return Calibration(slope, offset, ratio)
+
+
+def _sigmoid(logit: F64) -> F64:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -40, 40))))
+
+
+def _logistic_line(
+    logit: F64, label: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]
+) -> tuple[float, float]:
+    """Slope and offset of a logistic regression on one input, by Newton steps."""
+    w = np.array([1.0, 0.0])
+    z = np.stack([logit, np.ones_like(logit)], axis=1)
     for _ in range(20):
-        p = 1 / (1 + np.exp(-(slope * logit + offset)))
-        error, curve = data.weight * (p - data.label), data.weight * p * (1 - p)
-        gradient = np.array([error @ logit, error.sum()])
-        hessian = (
-            np.array([[curve @ logit**2, curve @ logit], [curve @ logit, curve.sum()]]) + np.eye(2) * 1e-6
-        )
-        step = np.linalg.solve(hessian, gradient)
-        slope, offset = slope - step[0], offset - step[1]
+        p = _sigmoid(z @ w)
+        curve = weight * p * (1 - p)
+        step = np.linalg.solve((z.T * curve) @ z + np.eye(2) * 1e-6, z.T @ (weight * (p - label)))
+        w = w - step
         if np.abs(step).max() < 1e-8:
             break
-    p = 1 / (1 + np.exp(-logit))
-    ratio = float(data.weight @ p / max(1e-9, float(data.weight @ data.label)))
-    return Calibration(float(np.clip(slope, 0.5, 2)), float(np.clip(offset, -2, 2)), ratio)
+    return float(w[0]), float(w[1])
 
 
 def weak_prior(d: int, intercept: int) -> HeadPrior:
@@ -207,7 +224,7 @@ def _mix(without: F64, with_it: F64, scale: float) -> F64:
     return np.asarray(scale * with_it + (1 - scale) * np.append(without, 0.0))
 
 
-def _gate(fit: _Fit, data: Data) -> tuple[float, Calibration, dict[str, Any]]:
+def _gate(fit: _Fit, data: Data, level_known: bool) -> tuple[float, Calibration, dict[str, Any]]:
     """Scale of the network's part, calibration of the choice and figures, all on the last examples."""
     cut = int(np.searchsorted(data.group, data.group[int(len(data) * (1 - LATER))]))
     train, later = data.part(0, cut), data.part(cut, len(data))
@@ -230,7 +247,7 @@ def _gate(fit: _Fit, data: Data) -> tuple[float, Calibration, dict[str, Any]]:
         "examples": len(later),
         "ridge": fit.ridge,
     }
-    return best, calibrate(logits[best], later), figures
+    return best, calibrate(logits[best], later, level_known), figures
 
 
 def fit_head(
@@ -242,12 +259,14 @@ def fit_head(
     head: tuple[F64, float],
     final_head: tuple[F64, float],
     network_from: int,
+    level_known: bool,
 ) -> HeadPrior:
     """The prior of one head from its examples.
 
-    `head` is the network's own head (weights, bias) as it made the examples, `final_head` that of the
-    network that will serve; `intercept` is the place of the intercept in z. A head with too few labels gets
-    the weak prior.
+    `head` is the network's own head (weights, bias) as it made the examples, `final_head` that of the network that
+    will serve; `intercept` is the place of the intercept in z. A head with too few labels gets the weak prior. Without
+    impressions (`level_known` false) the level is a convention, the share of positives in the sample, and the
+    intercept's variance LEVEL_VARIANCE, so that what is shown and clicked sets it soon.
     """
     if min(examples.classes) < MIN_CLASS or len(examples) < MIN_EXAMPLES:
         return weak_prior(d, intercept)
@@ -256,7 +275,7 @@ def fit_head(
     if len(data) < MIN_EXAMPLES or min(data.label.sum(), len(data) - data.label.sum()) < MIN_CLASS:
         return weak_prior(d, intercept)
     fit = _Fit(early, d - hidden, intercept - hidden)
-    scale, calibration, metrics = _gate(fit, data)
+    scale, calibration, metrics = _gate(fit, data, level_known)
     mode, hessian = fit.step_two(data, False)
     weight = 0.0
     if scale:
@@ -270,5 +289,7 @@ def fit_head(
     mean *= calibration.slope
     mean[intercept] += calibration.offset
     covariance *= calibration.slope**2
+    if not level_known:
+        covariance[intercept, intercept] += LEVEL_VARIANCE
     metrics["network_weight"] = weight
     return HeadPrior(mean, (covariance + covariance.T) / 2, scale, False, calibration, metrics)

@@ -136,7 +136,9 @@ class PriorLog:
         return self._groups % self._every == 0
 
     def _taken(self, t: int, members: Sequence[Event]) -> None:
-        """Groups without impressions: positives with sampled negatives; purchases against other behaviours."""
+        """Groups without impressions: positives with sampled negatives; purchases against other
+        behaviours.
+        """
         found: dict[int, dict[str, bool]] = {}
         schema = self.replay.schema
         for event in members:
