@@ -4,14 +4,17 @@ own.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy is imported anywhere: results repeat to the bit
@@ -64,6 +67,23 @@ class Shop:
     output: Path
     seconds_to_ready: float
 
+    def status(self) -> dict[str, Any]:
+        """What /v1/status says."""
+        with urllib.request.urlopen(f"{self.url}v1/status", timeout=30) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    def wait_until_read(self, seconds: float = 240) -> None:
+        """`run` shows its URL before a slow machine has read everything; tests want all of it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            status = self.status()
+            lag = status["trainer"].get("lag_ms", 1e9)
+            if not status.get("behind") and not status["items_waiting"] and lag < 60_000:
+                return
+            assert time.monotonic() < deadline, status
+            time.sleep(0.25)
+
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
@@ -83,8 +103,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
             assert running.poll() is None, output.read_text()
             assert time.monotonic() - started < 240, output.read_text()
             time.sleep(0.1)
-        ready = time.monotonic() - started
-        yield Shop(f"http://127.0.0.1:{port}/", home / "data", output, ready)
+        made = Shop(f"http://127.0.0.1:{port}/", home / "data", output, time.monotonic() - started)
+        made.wait_until_read()
+        yield made
     finally:
         running.terminate()
         running.wait(30)
