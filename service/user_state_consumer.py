@@ -198,8 +198,8 @@ class UserStateConsumer:
             version, position = self._catalogue.version, self._position
             chunks = self._catalogue.changed_chunks()
             waiting = self._encoder.collect() if self._encoder is not None else self._catalogue.changed_rows()
-            self._catalogue.mark_clean()
         self._store.save(chunks, {OFFSET: position}, waiting.astype("int64"))
+        self._catalogue.mark_clean()  # only this thread changes the catalogue
         self._saved_version = version
         if self._encoder is not None:
             self._encoder.wake()

@@ -49,13 +49,14 @@ def router(service: Service) -> APIRouter:
         content = orjson.dumps({**head, **found}, option=orjson.OPT_SERIALIZE_NUMPY)
         return answer(content, request_id(request))
 
-    listed = openapi.describe(answer=[ItemsAnswer], errors=(413, 422, 503))
+    listed = openapi.describe(answer=[ItemsAnswer], errors=(401, 413, 422, 503))
     ids = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST_ITEMS}
     parameters = [{"name": "ids", "in": "query", "required": True, "schema": ids, "explode": True}]
 
     @routes.get("/v1/items", summary="Fields of items", openapi_extra={**listed, "parameters": parameters})
     async def items(request: Request) -> Response:
         """The catalogue's fields of the items named by `ids` (repeat the parameter); unknown ones are left out."""
+        service.auth.require_writer(request.headers.get("authorization"))
         names = request.query_params.getlist("ids")
         if not names:
             raise InvalidRequest("ids is missing", field="ids", hint="/v1/items?ids=A&ids=B")
