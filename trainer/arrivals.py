@@ -31,6 +31,7 @@ from trainer.states import TrainerStates
 Keys = NDArray[np.uint64]
 Held = tuple[Any, ...]
 SHOWN, DONE = 0, 1
+ITEMS = 200_000  # whose row and key are remembered
 
 
 def ranking_key(tenant: str, id: str) -> int:
@@ -60,6 +61,8 @@ class Arrivals:
         self.skips: dict[str, list[tuple[int, int]]] = {"counters": [], "user_state": []}
         self.dead: list[tuple[Record, str]] = []
         self.deleted: list[tuple[str, str]] = []
+        self._items: dict[str, tuple[int, int]] = {}
+        self._behaviours = catalogue.schema.behaviours
         self._builder = OpsBuilder()
         self._parts: list[Ops] = []
 
@@ -141,15 +144,25 @@ class Arrivals:
             self.deleted.append((record.tenant, event.user))
 
     def _skipped(self, what: str, offset: int) -> bool:
-        return any(start <= offset < end for start, end in self.skips[what])
+        skips = self.skips[what]
+        return bool(skips) and any(start <= offset < end for start, end in skips)
+
+    def _item(self, item: str) -> tuple[int, int]:
+        """Catalogue row (−1: full) and key of an item, a new row where it was not known."""
+        found = self._items.get(item)
+        if found is None:
+            if len(self._items) >= ITEMS:
+                self._items.clear()
+            found = self._items[item] = self.catalogue.intern(item), item_key(item)
+        return found
 
     def _interaction(self, event: events.InteractionEvent, record: Record, t: int) -> None:
-        row = self.catalogue.intern(event.item)
-        kind = self.catalogue.schema.behaviour(event.type)
+        row, item = self._item(event.item)
+        kind = self._behaviours.get(event.type, -1)
         if kind < 0:
             self.learning.join.count("unmapped")
             return
-        item, actor = item_key(event.item), actor_key(event.user, event.session)
+        actor = actor_key(event.user, event.session)
         recents = NO_RECENTS
         if actor and not self._skipped("user_state", record.offset):
             state = self.users.get_or_new(actor)

@@ -16,6 +16,7 @@ but through the cut's record. docs/exactly-once.md says why.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from contextlib import closing
 
 import msgspec
 
-from features.errors import Fenced, LogError, OffsetLost
+from features.errors import Fenced, LogError, OffsetLost, StoreError
 from features.event_log import EventLog, dead_letter, open_log, system_clock
 from features.realtime import RealtimeConfig
 from features.records import Cut, NewRecord, Offsets, Record, offset_key
@@ -45,6 +46,7 @@ CONTROL = "control/0"
 BEAT_MS = 1_000
 THIN_MS = 10_000
 BACKLOG_CHECKPOINT_MS = 10_000
+RETRY_SECONDS = 0.5
 Clock = Callable[[], int]
 
 
@@ -277,10 +279,6 @@ class OnlineTrainer:
             self._log.retain(now, checkpoint.offsets)
 
 
-def _sleep(stop: threading.Event, ms: int) -> None:
-    stop.wait(ms / 1_000)
-
-
 def run(settings: Settings, stop: threading.Event, *, steps: Callable[[int], None] = _no_step) -> None:
     """The live loop: until `stop`. Raises Fenced, ArtifactError, LogError, StoreError with what to do."""
     from trainer.bases import base_by_sha, current_base
@@ -294,15 +292,28 @@ def run(settings: Settings, stop: threading.Event, *, steps: Callable[[int], Non
                 base_of=lambda sha256: base_by_sha(settings, sha256), steps=steps,
             )  # fmt: skip
             trainer.start()
-            while not stop.is_set():
-                began = system_clock()
-                try:
-                    trainer.tick()
-                except OffsetLost:
-                    raise
-                except LogError as error:
-                    log.error("the log does not answer; trying again", extra={"reason": error.message})
-                    stop.wait(0.5)
-                    continue
-                if trainer.caught_up:
-                    _sleep(stop, max(0, settings.publish_every_ms - (system_clock() - began)))
+            gc.freeze()
+            gc.set_threshold(100_000, 20, 100)  # cuts hold many small objects and no cycles
+            _follow(trainer, settings, stop)
+
+
+def _follow(trainer: OnlineTrainer, settings: Settings, stop: threading.Event) -> None:
+    """Tick until `stop`. A log or store that fails in the middle of a cut leaves nothing half done: what is in
+    memory is thrown away, and the newest checkpoint and the recorded cuts are taken up again."""
+    sound = True
+    while not stop.is_set():
+        began = system_clock()
+        try:
+            if not sound:
+                trainer.start()
+                sound = True
+            trainer.tick()
+        except (Fenced, OffsetLost):
+            raise
+        except (LogError, StoreError) as error:
+            log.error("log or store does not answer; starting anew", extra={"reason": error.message})
+            sound = False
+            stop.wait(RETRY_SECONDS)
+            continue
+        if trainer.caught_up:
+            stop.wait(max(0, settings.publish_every_ms - (system_clock() - began)) / 1_000)
