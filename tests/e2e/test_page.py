@@ -200,7 +200,7 @@ def test_picture_for_the_readme(browser: Browser, shop: Shop, tmp_path: Path) ->
     page, seen = open_page(browser, shop)
     for words in ("mug", "alarm clock", "lantern"):
         search(page, words)
-        for place in (8, 3, 5):
+        for place in (4, 2, 3):
             click(page, order(page)[place], "click")
             page.wait_for_timeout(1_200)
     search(page, "lantern")
