@@ -21,7 +21,7 @@ STEP_MS = 20_000
 
 @dataclass(frozen=True)
 class Planted:
-    """Sizes; `liked` words a user of `words`; logit of a click `base`, `gain` more where a liked word is in the title."""
+    """Sizes; each user likes `liked` of `words`; logit of a click: `base`, and `gain` where the title holds one."""
 
     users: int = 150
     items: int = 3_000

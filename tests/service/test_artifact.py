@@ -12,6 +12,7 @@ import pytest
 
 import service
 from features.errors import ArtifactError, SchemaError
+from features.layout import ZLayout
 from features.schema import Schema
 from service.artifact import find_base, install, load_artifact, write_artifact
 
@@ -99,6 +100,14 @@ def test_another_layout_or_schema_is_refused(base: Path) -> None:
     artifact.require_schema(Schema.default())
     with pytest.raises(SchemaError, match="not that of base model"):
         artifact.require_schema(other)
+
+
+def test_the_test_kits_base_fits_the_code() -> None:
+    """If not: `python -m trainer.untrained service/testkit_base`."""
+    artifact = load_artifact(TESTKIT)
+    layout = ZLayout(artifact.manifest.hidden, artifact.schema)
+    artifact.require_layout(layout.names, layout.fingerprint)
+    artifact.require_schema(Schema.default())
 
 
 def test_unknown_members_are_ignored(base: Path) -> None:
