@@ -149,7 +149,8 @@ def _tensors(path: Path, data: bytes) -> dict[str, npt.NDArray[Any]]:
         raise _damaged(path, f"is not a safetensors file: {error}") from error
 
 
-def _manifest(directory: Path) -> tuple[Manifest, str]:
+def read_manifest(directory: Path) -> tuple[Manifest, str]:
+    """Manifest and sha256 of a base model, its other files unread. Raises ArtifactError."""
     path = directory / MANIFEST
     if not path.exists():
         raise ArtifactError(
@@ -198,7 +199,7 @@ def load_artifact(directory: Path) -> Artifact:
     """Read and check a base model. Raises ArtifactError naming the file, what is wrong with it and what to
     do.
     """
-    manifest, sha256 = _manifest(directory)
+    manifest, sha256 = read_manifest(directory)
     names = ["tables.safetensors", "attached.safetensors", "prior.safetensors"]
     names += [f"{graph}.onnx" for graph in GRAPHS]
     missing = [name for name in names if name not in manifest.files]

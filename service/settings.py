@@ -111,6 +111,14 @@ class Settings(BaseModel):
     # offline training
     seed: int = Field(17, description="seed of offline training")
     epochs: int = Field(4, ge=1, description="passes of offline training over the examples, at most")
+    next_item_weight: float = Field(
+        0.2, ge=0, description="weight of the next-interaction loss in offline training"
+    )
+    table_bytes: int | None = Field(
+        None,
+        ge=1 << 15,
+        description="bytes of the first base's three tables; unset: 1/20 of the IDs as rows. Later bases keep them",
+    )
 
 
 def _nearest(name: str) -> str:

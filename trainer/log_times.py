@@ -43,14 +43,14 @@ class Splits:
     last: int
 
 
-def read_events(log: EventLog) -> Iterator[Event]:
-    """Items, interactions and rankings of a log in time order."""
+def read_events(log: EventLog, until: int | None = None) -> Iterator[Event]:
+    """Items, interactions and rankings of a log in time order, those before `until` ms only."""
 
     def stored() -> Iterator[Event]:
         at = log.start_offsets().get("event/0", 0)
         while records := log.read("event", at):
             for record in records:
-                if record.kind in KINDS:
+                if record.kind in KINDS and (until is None or record.effective_time < until):
                     event = from_bytes(record.body)
                     if event.timestamp != record.effective_time:
                         event = _at(event, record.effective_time)
@@ -65,13 +65,17 @@ def _at(event: Event, time: int) -> Event:
     return moved
 
 
-def split_times(log: EventLog, seed: int) -> Splits:
-    """Times that divide the log's behaviours, from a sample of bounded size. Raises InvalidInput on too few."""
+def split_times(log: EventLog, seed: int, until: int | None = None) -> Splits:
+    """Times that divide the log's behaviours before `until` ms, from a sample of bounded size.
+
+    Raises InvalidInput on too few.
+    """
     rng = np.random.default_rng(seed)
     sample, seen, at = np.zeros(SAMPLE, np.int64), 0, log.start_offsets().get("event/0", 0)
     while records := log.read("event", at):
         for record in records:
-            if record.kind in ("interaction", "ranking"):
+            behaviour = record.kind in ("interaction", "ranking")
+            if behaviour and (until is None or record.effective_time < until):
                 place = seen if seen < SAMPLE else int(rng.integers(seen + 1))
                 if place < SAMPLE:
                     sample[place] = record.effective_time

@@ -28,10 +28,20 @@ import torch
 
 from features.attached import Attached
 from features.coding import CODING_VERSION, table_rows
+from features.errors import ArtifactError
 from features.event_log import EventLog, open_log
 from features.layout import ZLayout
 from features.schema import Schema
-from service.artifact import FORMAT, Artifact, Manifest, install, load_artifact, write_artifact
+from service.artifact import (
+    CURRENT,
+    FORMAT,
+    Artifact,
+    Manifest,
+    install,
+    load_artifact,
+    read_manifest,
+    write_artifact,
+)
 from service.scorer import Scorer
 from service.settings import Settings
 from trainer.batches import ItemArrays
@@ -40,6 +50,7 @@ from trainer.examples import ExampleSet, ExampleWriter
 from trainer.fitting import FitOptions, FitReport, Fitter
 from trainer.importing import record_of_imports
 from trainer.log_times import read_events, split_times
+from trainer.losses import LossWeights
 from trainer.network import Network, NetworkConfig
 from trainer.network_part import NetworkPart
 from trainer.onnx_export import graphs
@@ -96,14 +107,20 @@ class Training:
         options: FitOptions | None = None,
         more_epochs: int = 2,
         floor_rows: int = 4_096,
+        until: int | None = None,
     ) -> None:
         self.settings = settings
         self.schema = schema
         self.log = log
         self.bar = _Bar(progress)
-        self.options = options or FitOptions(epochs=settings.epochs, seed=settings.seed)
+        self.options = options or FitOptions(
+            epochs=settings.epochs,
+            seed=settings.seed,
+            weights=LossWeights(next_item=settings.next_item_weight),
+        )
         self.more_epochs = more_epochs
         self.floor_rows = floor_rows
+        self.until = until  # ms: nothing from then on is read (a backtest)
         self.layout = ZLayout(NetworkConfig(0, 0, 0).hidden, schema)
         self.windows = settings.click_window_ms, settings.purchase_window_ms
 
@@ -112,7 +129,8 @@ class Training:
         torch.set_num_threads(1)
         torch.manual_seed(self.options.seed)
         out.mkdir(parents=True, exist_ok=True)
-        self.splits = split_times(self.log, self.options.seed)
+        self._rows = _rows_of_current(out)
+        self.splits = split_times(self.log, self.options.seed, self.until)
         with tempfile.TemporaryDirectory(dir=out, prefix=".training-") as work:
             examples, attached = self._examples(Path(work) / "examples")
             fitter, report = self._fit(examples, attached)
@@ -140,7 +158,7 @@ class Training:
             purchase_window_ms=self.windows[1],
             attach_until=self.splits.split,
         )
-        for event in read_events(self.log):
+        for event in read_events(self.log, self.until):
             writer.feed(event, event.timestamp)
         examples = writer.finish()
         return examples, writer.attached.table(np.array(examples.book.keys, np.uint64))
@@ -148,7 +166,7 @@ class Training:
     def _fit(self, examples: ExampleSet, attached: Attached) -> tuple[Fitter, FitReport]:
         words = len({int(key) for title in examples.book.titles for key in title})
         ids = (examples.actors, len(examples.book), words)
-        config = NetworkConfig(*(table_rows(n, floor=self.floor_rows) for n in ids))
+        config = NetworkConfig(*(self._rows or self._new_rows(ids)))
         queries = examples.counts["queries"] > 0
         purchases = 0 < examples.counts["purchases"] < examples.counts["clicks"]
         options = replace(
@@ -161,6 +179,17 @@ class Training:
         fitter = Fitter(Network(config), examples, ItemArrays(examples.book, attached, config), options)
         self.bar.phase(0.34)
         return fitter, fitter.run(self.splits.split, self.splits.stop, self.bar.at)
+
+    def _new_rows(self, ids: tuple[int, int, int]) -> list[int]:
+        """Rows of the tables at a first training: 1/20 of the IDs each, or a share of the byte budget."""
+        rows = [table_rows(n, floor=self.floor_rows) for n in ids]
+        budget = self.settings.table_bytes
+        if budget is None:
+            return rows
+        return [
+            table_rows(n, budget_bytes=budget * r // sum(rows), floor=1)
+            for n, r in zip(ids, rows, strict=True)
+        ]
 
     def _draft(self, directory: Path, network: Network, attached: Attached) -> Artifact:
         """The network of step 2 as the ranker would run it, with a prior that nobody reads."""
@@ -193,13 +222,15 @@ class Training:
             seed=self.options.seed,
         )
         span = max(1, splits.last - splits.first)
-        prior_log.run(read_events(self.log), lambda t: self.bar.at((t - splits.first) / span))
+        prior_log.run(read_events(self.log, self.until), lambda t: self.bar.at((t - splits.first) / span))
         return prior_log
 
     def _matched(self, draft: Artifact, fresh: Artifact, heads: Heads, final_heads: Heads) -> Heads:
         """The heads of the network trained on, at the scale that the draft's had on rows new to both."""
         logs = [
-            held_out_examples(artifact, read_events(self.log), self.splits.held_out, self.settings)
+            held_out_examples(
+                artifact, read_events(self.log, self.until), self.splits.held_out, self.settings
+            )
             for artifact in (draft, fresh)
         ]
         rows = {"click": [log.click for log in logs], "purchase": [log.purchase for log in logs]}
@@ -296,12 +327,23 @@ class Training:
         """Write, check through the ranker's code on what was held out, and write again with those figures."""
         self._save(directory, manifest, network, attached, priors)
         checked = check_figures(
-            load_artifact(directory), read_events(self.log), self.splits.held_out, self.settings
+            load_artifact(directory), read_events(self.log, self.until), self.splits.held_out, self.settings
         )
         manifest = msgspec.structs.replace(manifest, metrics={**manifest.metrics, "held_out": checked})
         shutil.rmtree(directory)
         self._save(directory, manifest, network, attached, priors)
         return directory
+
+
+def _rows_of_current(out: Path) -> list[int] | None:
+    """Rows of the tables of the base that is served now: they stay as they were at first training."""
+    if not (out / CURRENT).exists():
+        return None
+    try:
+        tables = read_manifest(out / (out / CURRENT).read_text(encoding="ascii").strip())[0].tables
+    except ArtifactError:
+        return None  # made for another code, or gone: sizes are chosen anew
+    return [tables[name] for name in ("user", "item", "word")]
 
 
 def train(settings: Settings, out: Path, *, progress: Progress = lambda done, total: None) -> Path:

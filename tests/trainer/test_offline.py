@@ -147,3 +147,12 @@ def test_a_log_with_too_little_says_so(data_dir: Path) -> None:
     fill(settings, purchases(50))
     with pytest.raises(InvalidInput, match="the log holds 50 interactions"):
         train(settings, data_dir / "base")
+
+
+def test_tables_keep_the_size_of_the_first_training(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, table_bytes=100_000)
+    fill(settings, purchases(1_100))
+    first = load_artifact(small_training(settings, epochs=1, more=0)).manifest.tables
+    assert sum(rows * 128 for rows in first.values()) <= 100_000
+    larger = settings.model_copy(update={"table_bytes": 10_000_000})
+    assert load_artifact(small_training(larger, epochs=1, more=0)).manifest.tables == first
