@@ -22,7 +22,7 @@ from features.realtime import RealtimeState
 from features.records import Record, ServedRecord
 from features.user_state import NO_RECENTS, Recents
 from trainer.hold import EVENT
-from trainer.join import Shown
+from trainer.join import Act, Shown
 from trainer.publish import Learning
 from trainer.reconstruct import Reconstructor
 from trainer.served import ServedIndex
@@ -231,6 +231,28 @@ class Arrivals:
         self.release(t - self.learning.join.rules.hold)
         self.count_ops()
         return self.reconstruct.z(event, t, rows, self.users.get(actor) if actor else None)
+
+    def infer(self, ranking: int, acts: list[Act]) -> Shown | None:
+        """`infer_shown`: the items of an answer of ours down to one below the last that was clicked; None where its
+        record is not known, is of another base, or holds none of them."""
+        found = self.served.get(ranking)
+        if found is None or found.base != self.base or found.z_rows().shape[1] != self.learning.join.d:
+            return None
+        keys = [item_key(item) for item in found.items]
+        places = [keys.index(item) for _, item, _ in acts if item in keys]
+        if not places:
+            return None
+        n = min(max(places) + 2, len(keys))
+        items, positions = np.array(keys[:n], np.uint64), np.arange(1, n + 1, dtype=np.int16)
+        rows = self.catalogue.rows_of_keys(items)
+        categories = np.zeros(n, np.uint64)
+        categories[rows >= 0] = self.catalogue.category[rows[rows >= 0]]
+        z = found.z_rows()[:n].copy()
+        self.reconstruct.assembler.fill_position(z, positions, found.surface)
+        self.learning.hold.push(found.t, EVENT, (SHOWN, found.surface, items, categories, positions))
+        actor = actor_key(found.user, found.session)
+        control = found.arm == "control"
+        return Shown(ranking, found.t, -1, found.surface, items, categories, positions, z, actor, control)
 
     # release
 

@@ -118,6 +118,10 @@ class Core:
             self.catalogue, self.realtime, self.users, self.dedup, self.served, self.learning,
             Reconstructor(self.catalogue, Scorer(artifact), assembler), artifact.sha256, layout.hidden,
         )  # fmt: skip
+        self._set_infer()
+
+    def _set_infer(self) -> None:
+        self.learning.join.infer = self.arrivals.infer if self.rules.infer_shown else None
 
     def meta(self) -> Meta:
         """What a checkpoint says of where this core stands."""
@@ -273,6 +277,7 @@ class Core:
         self.learning.follow(
             rules.join(), noise=rules.process_noise, rate=rules.learning_rate, resized=resized
         )
+        self._set_infer()
 
     def _change_base(self, sha256: str, outcome: Outcome) -> Kind | None:
         if sha256 == self.artifact.sha256:

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-EVENT, RETRY, NEGATIVE, PURCHASE = range(4)
+EVENT, RETRY, NEGATIVE, PURCHASE, INFER = range(5)
 """Kinds: a held event; a label that had to wait; a ranking whose unclicked items become negatives; a click
-that becomes a purchase negative."""
+that becomes a purchase negative; an answer whose shown items are inferred from its clicks."""
 
 Entry = tuple[int, int, int, Any]
 

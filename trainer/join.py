@@ -16,61 +16,29 @@ from numpy.typing import NDArray
 
 from trainer.gate import Gate
 from trainer.gate_stats import BUCKETS, SHORT, TAUS_MS
-from trainer.hold import NEGATIVE, PURCHASE, RETRY, Hold
+from trainer.hold import INFER, NEGATIVE, PURCHASE, RETRY, Hold
+from trainer.join_rows import (
+    ACCEPTED,
+    BOUGHT,
+    CLICK,
+    CLICKED_MEMORY,
+    JOIN_WAIT_MS,
+    LABEL,
+    LEAD,
+    NO_COLUMNS,
+    OPEN,
+    PENDING,
+    RANKING,
+    REJECTED,
+    SHOWN,
+    Act,
+    JoinRules,
+    Shown,
+)
 from trainer.learner import EXAMPLE, Learner, Scored
 from trainer.rings import Ring
 
-CLICK, BOUGHT = 1, 4  # behaviour codes: every one from CLICK to BOUGHT implies a click
-JOIN_WAIT_MS = 5_000
-LEAD = 0.05  # logits
-CLICKED_MEMORY = 256  # clicks
-OPEN, REJECTED, ACCEPTED = range(3)  # no label yet; learned as a negative; as a positive
-
-SHOWN = np.dtype(
-    [("item", "<u8"), ("category", "<u8"), ("ranking", "<i8"), ("position", "<i2"), ("control", "?")]
-)
-PENDING = np.dtype(
-    [("item", "<u8"), ("category", "<u8"), ("hash", "<u8"), ("t", "<i8"), ("shown", "<i8"),
-     ("offset", "<i8"), ("control", "?")]
-)  # fmt: skip
-LABEL = np.dtype([("scored", "<f8"), ("cut", "<i8"), ("state", "u1"), ("untaught", "?")])
-RANKING = np.dtype(
-    [("hash", "<u8"), ("t", "<i8"), ("first", "<i8"), ("n", "<i8"), ("offset", "<i8"), ("deadline", "<i8"),
-     ("actor", "<u8"), ("surface", "u1")]
-)  # fmt: skip
-NO_COLUMNS = np.dtype([("unused", "u1")])
-
-
-@dataclass(frozen=True)
-class JoinRules:
-    """Windows in ms and bounds in rows (see `service/settings.py`)."""
-
-    negative_after: int = 30_000
-    click_window: int = 600_000
-    purchase_wait: int = 1_800_000
-    purchase_window: int = 86_400_000
-    hold: int = 5_000
-    capacity: int = 200_000
-    clicks: int = 50_000
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The items of one `ranking`: keys u64[n], categories u64[n], positions i16[n], z f16[n, d].
-
-    hash: of tenant and id; offset: of its event; waiting: its served record may still come."""
-
-    hash: int
-    t: int
-    offset: int
-    surface: int
-    items: NDArray[np.uint64]
-    categories: NDArray[np.uint64]
-    positions: NDArray[np.int16]
-    z: NDArray[np.float16]
-    actor: int = 0
-    control: bool = False
-    waiting: bool = False
+__all__ = ["Act", "Join", "JoinRules", "Shown"]
 
 
 @dataclass
@@ -86,6 +54,7 @@ class Join:
     taught: Callable[[int], bool]
     counts: dict[str, int] = field(default_factory=dict)
     cut: int = 0
+    infer: Callable[[int, list[Act]], Shown | None] | None = None  # `infer_shown`, see `_infer`
     defer: bool = True  # early clicks wait for the negatives of their ranking (see `lead`)
 
     def __post_init__(self) -> None:
@@ -101,6 +70,7 @@ class Join:
         self._first_ranking = 0
         self._clicked = np.zeros(self.d)  # running mean of clicked inputs
         self._click_of: dict[tuple[int, int], int] = {}
+        self._unshown: dict[int, list[Act]] = {}
 
     def count(self, name: str, n: int = 1) -> None:
         """Add to a counter of the status."""
@@ -205,6 +175,8 @@ class Join:
                 self._buy(t, ranking, item)
             elif rank is None and not again:
                 self.hold.push(t + JOIN_WAIT_MS, RETRY, (t, ranking, item, behaviour))
+            elif rank is None and self.infer is not None:
+                self._gather(ranking, (t, item, behaviour))
             else:
                 self.count("unjoined" if rank is None else "not_shown")
             return 0, 0
@@ -217,6 +189,26 @@ class Join:
         else:
             self._label(t, row, slot, item, behaviour)
         return int(self.shown.fixed["position"][slot]), int(row["surface"])
+
+    def _gather(self, ranking: int, act: Act) -> None:
+        """No `ranking` event came: what was shown is inferred once the time for a negative is over."""
+        acts = self._unshown.setdefault(ranking, [])
+        if not acts:
+            self.hold.push(act[0] + self.rules.negative_after, INFER, ranking)
+        acts.append(act)
+
+    def _infer(self, ranking: int) -> None:
+        """Shown = the answer down to one below the last item that was clicked; then the clicks themselves."""
+        acts = self._unshown.pop(ranking, [])
+        shown = None if self.infer is None or ranking in self._ranking_of else self.infer(ranking, acts)
+        if shown is not None:
+            self.show(shown)
+            self.count("inferred", len(shown.items))
+        for t, item, behaviour in acts:
+            if ranking in self._ranking_of:
+                self.act(t, ranking, item, behaviour, again=True)
+            else:
+                self.count("unjoined")
 
     def _slot(self, rank: int, item: int) -> int | None:
         row = self.rankings.fixed[rank % self.rules.capacity]
@@ -313,6 +305,8 @@ class Join:
             at = payload % self.rules.clicks
             if payload >= self.clicks.oldest and self.clicks.live["state"][at] == OPEN:
                 self._reject_click(int(payload), due)
+        elif kind == INFER:
+            self._infer(int(payload))
         elif kind == RETRY:
             t, ranking, item, behaviour = payload
             self.act(int(t), ranking, item, behaviour, again=True)
@@ -397,7 +391,8 @@ class Join:
 
     def changed_chunks(self) -> dict[str, bytes]:
         """Chunks changed since `mark_clean`."""
-        scalars = (self._first_ranking, self._clicked.tolist(), sorted(self.counts.items()))
+        counts, unshown = sorted(self.counts.items()), list(self._unshown.items())
+        scalars = (self._first_ranking, self._clicked.tolist(), counts, unshown)
         found = {"counts": msgspec.msgpack.encode(scalars)}
         for name, ring in self._rings().items():
             found.update({f"{name}/{part}": data for part, data in ring.changed_chunks().items()})
@@ -415,8 +410,9 @@ class Join:
             start = f"{name}/"
             mine = [part for part in chunks if part.startswith(start)]
             ring.restore({part.removeprefix(start): chunks[part] for part in mine})
-        form = tuple[int, list[float], list[tuple[str, int]]]
-        self._first_ranking, clicked, counts = msgspec.msgpack.decode(chunks["counts"], type=form)
+        form = tuple[int, list[float], list[tuple[str, int]], list[tuple[int, list[Act]]]]
+        self._first_ranking, clicked, counts, unshown = msgspec.msgpack.decode(chunks["counts"], type=form)
+        self._unshown = dict(unshown)
         self._clicked = np.array(clicked)
         self.counts = dict(counts)
         for rank in range(self._first_ranking, self.rankings.next):

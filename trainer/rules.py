@@ -22,6 +22,7 @@ class Rules(msgspec.Struct, frozen=True):
     history: int
     dedup_hours: float
     dedup_ids: int
+    infer_shown: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:

@@ -446,6 +446,26 @@ def test_checkpoints_write_only_what_changed(desk: Desk) -> None:
         assert chunk_sha(desk.store.chunk(sha)) == sha
 
 
+def test_without_ranking_events_shown_is_inferred_where_asked(tmp_path: Path, artifact: Artifact) -> None:
+    desk = Desk(tmp_path / "data", artifact, {"infer_shown": True})
+    desk.add(*items_of(10))
+    trainer = desk.trainer()
+    desk.clock.now += 1_000
+    desk.serve("r1", [f"i{k}" for k in range(8)], "u")
+    desk.run(trainer, 1_000)
+    desk.add(click("c1", desk.clock.now, "i3", "r1"), click("c2", desk.clock.now + 5, "i1", "r1"))
+    desk.add(click("c3", desk.clock.now, "i1", "never answered"))
+    desk.run(trainer, 20_000)
+    assert counts(trainer).get("shown", 0) == 0
+    again = desk.trainer()
+    desk.run(again, 40_000)
+    assert again.differing == []
+    found = counts(again)
+    assert (found["inferred"], found["shown"], found["clicks"], found["negatives_click"]) == (5, 5, 2, 3)
+    assert found["unjoined"] == 1
+    desk.close()
+
+
 def test_items_change_for_those_made_later(desk: Desk) -> None:
     trainer = desk.trainer()
     desk.add(ranking("r1", desk.clock.now, ["i1"]))
