@@ -103,7 +103,7 @@ def act_on(made: Learning, act: Act) -> None:
 @pytest.mark.parametrize("prior_error", [0.0, 0.2])
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_a_fault_does_not_reach_what_is_served(name: str, prior_error: float) -> None:
-    run = live(DriftShop(prior_error=prior_error, fault=FAULTS[name]), 900)
+    run = live(DriftShop(prior_error=prior_error, fault=FAULTS[name], rankings_a_second=12), 900)
     assert run.ratio(START, 900) <= 1.05
     assert run.ratio(0, 900) <= 1.05
     worst = max(run.ratio(start, start + 30) for start in range(0, 900, 30))
@@ -129,13 +129,13 @@ def test_shuffled_labels_are_rolled_back_and_not_learned_again() -> None:
 
 
 def test_a_prior_that_is_off_is_corrected() -> None:
-    run = live(DriftShop(prior_error=0.3), 600)
+    run = live(DriftShop(prior_error=0.3, rankings_a_second=12), 600)
     assert run.ratio(300, 600) < 0.9
     assert not run.rollbacks
 
 
 def test_drift_is_followed() -> None:
-    run = live(DriftShop(drift=0.01, prior_error=0.1), 900)
+    run = live(DriftShop(drift=0.01, prior_error=0.1, rankings_a_second=12), 900)
     assert run.ratio(600, 900) < 0.95
     assert not run.rollbacks
 
@@ -143,7 +143,7 @@ def test_drift_is_followed() -> None:
 @pytest.mark.parametrize("seed", [5, 6])
 def test_calibration_with_log_normal_delays(seed: int) -> None:
     """Median 15 s, p95 4 minutes: a third of the clicks come after their negative was learned."""
-    run = live(DriftShop(seed=seed, prior_error=0.2, rankings_a_second=10), 2_400)
+    run = live(DriftShop(seed=seed, prior_error=0.2, rankings_a_second=6), 2_400)
     counts = run.learning.join.counts
     assert counts["corrected"] > 0.25 * counts["clicks"]
     assert 0.95 <= run.calibration(600, 2_400) <= 1.05
