@@ -270,13 +270,6 @@ class OnlineTrainer:
         if at - self._thin_at >= THIN_MS:
             self._thin_at = at
             self._store.thin(now)
-            self._retain(now)
-
-    def _retain(self, now: int) -> None:
-        """Let the log drop what is past retention, never what the newest checkpoint still needs."""
-        checkpoint = self._store.latest_checkpoint()
-        if checkpoint is not None:
-            self._log.retain(now, checkpoint.offsets)
 
 
 def run(settings: Settings, stop: threading.Event, *, steps: Callable[[int], None] = _no_step) -> None:
