@@ -55,7 +55,7 @@ bench: setup ## measure what docs/performance.md states (BENCHES="rank learn …
 
 page-picture: ## take docs/page.png anew from a real run
 	@$(SETUP) dev
-	@REPL_PAGE_PICTURE=docs/page.png $(BIN)/python -m pytest -q tests/e2e/test_page.py
+	@PAGE_PICTURE=docs/page.png $(BIN)/python -m pytest -q tests/e2e/test_page.py
 
 requirements: ## compile requirements/*.txt anew from pyproject.toml (needs the network)
 	@bash deploy/requirements.sh

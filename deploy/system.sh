@@ -3,7 +3,7 @@
 # Without it the browser tests skip and say why; with CI=true they fail.
 set -euo pipefail
 
-if command -v chromium >/dev/null 2>&1 || [ -n "${REPL_CHROMIUM:-}" ]; then exit 0; fi
+if command -v chromium >/dev/null 2>&1 || [ -n "${CHROMIUM:-}" ]; then exit 0; fi
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "[system] installing chromium for the browser tests"
     export DEBIAN_FRONTEND=noninteractive

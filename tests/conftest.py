@@ -32,7 +32,7 @@ def in_ci() -> bool:
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("REPL_") and name not in ("REPL_CHROMIUM", "REPL_PAGE_PICTURE"):
+        if name.startswith("REPL_"):
             monkeypatch.delenv(name)
 
 

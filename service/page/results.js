@@ -22,7 +22,7 @@ export const readable = (title, id) => {
 };
 
 const money = new Intl.NumberFormat("en-GB", { style: "currency", currency: "GBP" });
-const percent = (share) => `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`;
+const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`);
 
 function hash(text) {
   let value = 2166136261;

@@ -1,4 +1,4 @@
-"""docs/cli.md lists every setting with its default; `REPL_WRITE_DOCS=1 pytest <this file>` writes the table
+"""docs/cli.md lists every setting with its default; `WRITE_DOCS=1 pytest <this file>` writes the table
 anew.
 """
 
@@ -14,7 +14,7 @@ BEGIN, END = (
     "<!-- settings: written by tests/house/test_settings_table.py -->\n",
     "<!-- end of settings -->\n",
 )
-WRITE = os.environ.get("REPL_WRITE_DOCS") == "1"
+WRITE = os.environ.get("WRITE_DOCS") == "1"
 
 
 def table() -> str:
@@ -39,4 +39,4 @@ def test_the_documented_table_is_that_of_the_code(root: Path) -> None:
     if WRITE:
         path.write_text(before + BEGIN + table() + END + after, encoding="utf-8")
         return
-    assert shown == table(), "run: REPL_WRITE_DOCS=1 .venv/bin/pytest tests/house/test_settings_table.py"
+    assert shown == table(), "run: WRITE_DOCS=1 .venv/bin/pytest tests/house/test_settings_table.py"
