@@ -50,7 +50,7 @@ lint: ## ruff and mypy --strict
 format: ## let ruff sort imports and fix what it can
 	@$(BIN)/ruff check --fix .
 
-bench: setup ## measure what docs/performance.md states (BENCHES="rank learn …")
+bench: setup ## measure this machine (BENCHES="rank learn …")
 	@for bench in $(BENCHES); do $(BIN)/repl-ranker bench $$bench || exit 1; done
 
 page-picture: ## take docs/page.png anew from a real run

@@ -112,7 +112,7 @@ def newest(shop: Shop) -> int:
 
 
 def test_the_first_start_takes_less_than_a_minute_or_two(shop: Shop) -> None:
-    """60 s on two cores of its own (docs/performance.md); here others may be at work."""
+    """60 s on two cores of its own; here others may be at work."""
     assert shop.seconds_to_ready < 120
 
 
