@@ -1,4 +1,4 @@
-"""Takes events from a request body into the log, and counts what became of each. It parses by features/events.py.
+"""Takes events from a request body into the log, and counts what became of each. It parses by features/event_parser.py.
 
 received = accepted + duplicate + rejected + dead-lettered + dropped: every event of a body ends in exactly one of
 them. A body that is no JSON counts as one. Over HTTP nothing is dead-lettered: the caller is told, and keeps it.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from features import events
+from features import event_parser
 from features.errors import InvalidEvent, LogError, TooLarge
 from features.event_log import EventLog
+from features.events import Event
 from features.records import Stream, encode_token, event_record
 from service.answers import EventsAnswer, Rejected
 from service.metrics import Metrics
@@ -47,7 +48,7 @@ class Intake:
         taken. Raises InvalidEvent where the body as a whole is not JSON, TooLarge, LogError.
         """
         try:
-            entries = events.split_body(body)
+            entries = event_parser.split_body(body)
         except InvalidEvent:
             self._count(received=1, rejected=1)
             raise
@@ -80,13 +81,13 @@ class Intake:
 
     def _parse(
         self, entries: list[dict[str, object] | InvalidEvent]
-    ) -> tuple[list[events.Event], list[Rejected]]:
+    ) -> tuple[list[Event], list[Rejected]]:
         now, parsed, rejected = self._clock(), [], []
         for index, entry in enumerate(entries):
             try:
                 if isinstance(entry, InvalidEvent):
                     raise entry
-                parsed.append(events.parse_event(entry, tenant=self._tenant, now_ms=now))
+                parsed.append(event_parser.parse_event(entry, tenant=self._tenant, now_ms=now))
             except InvalidEvent as error:
                 rejected.append(Rejected(index, error.message, error.field, error.value, error.hint))
         return parsed, rejected

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from features.errors import InvalidEvent
-from features.events import Event, InteractionEvent, ItemEvent, RankingEvent, parse_event
+from features.event_parser import parse_event
+from features.events import Event, InteractionEvent, ItemEvent, RankingEvent
 from features.keys import item_key, text_key
 from features.schema import Schema
 from trainer.importing.load import lines_of

@@ -16,7 +16,7 @@ from typing import Any
 
 import service
 from features.errors import NotReady
-from features.events import parse_event
+from features.event_parser import parse_event
 from features.records import event_record
 from service.core import Service
 from service.ranked import Question

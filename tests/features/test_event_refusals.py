@@ -10,11 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import InvalidEvent
-from features.events import (
-    from_bytes,
-    parse_event,
-    to_bytes,
-)
+from features.event_parser import parse_event
+from features.events import from_bytes, to_bytes
 
 NOW = 1_700_000_000_000
 HEAD: dict[str, Any] = {"id": "e1", "timestamp": NOW}

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import events
+from features import event_parser
 from features.errors import InvalidEvent
-from features.events import event_hash, event_key, event_kind, from_bytes, parse_event, split_body, to_bytes
+from features.event_parser import parse_event, split_body
+from features.events import event_hash, event_key, event_kind, from_bytes, to_bytes
 
 NOW = 1_769_860_800_000
 CLICK = {"id": "e", "timestamp": NOW, "event": "interaction", "type": "click", "item": "i"}
@@ -136,9 +137,9 @@ def test_an_hour_ahead_is_taken_and_replays_do_not_look_at_the_clock() -> None:
 
 @pytest.mark.parametrize("form", [lambda event: event, lambda event: json.dumps(event).encode()])
 def test_an_event_has_a_largest_size_however_it_comes(form: Any) -> None:
-    parse_event(form({**CLICK, "fields": {"note": "x" * (events.MAX_EVENT_BYTES - 1_000)}}))
+    parse_event(form({**CLICK, "fields": {"note": "x" * (event_parser.MAX_EVENT_BYTES - 1_000)}}))
     with pytest.raises(InvalidEvent, match="at most 262144 bytes"):
-        parse_event(form({**CLICK, "fields": {"note": "x" * events.MAX_EVENT_BYTES}}))
+        parse_event(form({**CLICK, "fields": {"note": "x" * event_parser.MAX_EVENT_BYTES}}))
 
 
 def test_depth_does_no_harm() -> None:
@@ -177,7 +178,7 @@ FIELDS = st.dictionaries(st.text(max_size=6), VALUE, max_size=3)
 ODD = {
     name: JSON | usual
     for name, usual in {
-        "id": ID, "timestamp": st.integers(0, NOW), "event": st.sampled_from(list(events._BUILDERS)), "item": ID,
+        "id": ID, "timestamp": st.integers(0, NOW), "event": st.sampled_from(list(event_parser._BUILDERS)), "item": ID,
         "user": ID, "type": ID, "items": st.lists(ID, max_size=3), "fields": FIELDS, "op": st.just("patch"),
         "session": ID, "anonymous": ID, "ranking": ID, "tenant": st.just("default"), "available": st.booleans(),
     }.items()

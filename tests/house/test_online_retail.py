@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from features.errors import InvalidInput
-from features.events import InteractionEvent, ItemEvent, parse_event, to_bytes
+from features.event_parser import parse_event
+from features.events import InteractionEvent, ItemEvent, to_bytes
 from trainer.importing import online_retail as retail
 
 ROWS = [

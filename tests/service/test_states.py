@@ -121,7 +121,7 @@ def test_a_deleted_user_is_forgotten(repl_service: ReplService) -> None:
 
 def test_appends_of_another_process_are_seen(repl_service: ReplService) -> None:
     from features.event_log import open_log
-    from features.events import parse_event
+    from features.event_parser import parse_event
     from features.records import event_record
 
     shop = repl_service

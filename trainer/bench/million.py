@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from features.event_log import open_log
-from features.events import parse_event
+from features.event_parser import parse_event
 from features.records import event_record
 from trainer.bench import workload
 from trainer.bench.server import Server

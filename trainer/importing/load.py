@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from features.errors import InvalidEvent, InvalidInput
-from features.events import parse_event
+from features.event_parser import parse_event
 from features.records import NewRecord, event_record
 
 if TYPE_CHECKING:
