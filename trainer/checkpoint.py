@@ -1,7 +1,7 @@
 """Checkpoints: the trainer's whole state as chunks named by sha256, only changed ones written. It decides no when.
 
 Every part gives its chunks under a prefix: `realtime/`, `catalogue/`, `dedup/`, `served/`, `join/`, `learner/`,
-`gate/`, `hold/`, `meta/`. User states lie beside them, in a table (`service/weight_store.py`).
+`gate/`, `hold/`, `meta/`. User states lie beside them, in a table (`service/weight_store_sqlite.py`).
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ from service.testkit import ReplService
 from service.weight_store import (
     Checkpoint,
     CheckpointWrite,
-    EmbeddedWeightStore,
     Version,
     WeightStore,
     open_weight_store,
 )
+from service.weight_store_sqlite import EmbeddedWeightStore
 
 DAY = 86_400_000
 NOW = 1_000 * DAY

@@ -14,13 +14,13 @@ from service.weight_keeping import DAY, HOUR, MINUTE, checkpoints_over, keep_ver
 from service.weight_store import (
     Checkpoint,
     CheckpointWrite,
-    EmbeddedWeightStore,
     Heartbeat,
     Version,
     WeightStore,
     chunk_sha,
     encode_weights,
 )
+from service.weight_store_sqlite import EmbeddedWeightStore
 
 IMPLEMENTATIONS: dict[str, Callable[[Path], WeightStore]] = {
     "embedded": lambda path: EmbeddedWeightStore(path / "trainer.db"),
