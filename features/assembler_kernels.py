@@ -14,7 +14,8 @@ import numpy as np
 from numba import njit
 
 from features.math_kernels import F, exp, f16, log
-from features.realtime_kernels import NEVER, STREAMS
+from features.realtime_hash_kernels import NEVER
+from features.realtime_kernels import STREAMS
 from features.user_kernels import I2I, OWN, OWN_CATEGORY, find
 
 BLOCK = 64

@@ -3,32 +3,41 @@ nothing else.
 
 Trainer and rankers hold one each: equal ops give equal bits (`digest`). It computes no features
 (`features/assembler.py` does) and knows no log. Bounded: `max_items` rows, `max_lists` lists of `neighbours`
-entries; what does not fit is counted. Memory is taken as rows come into use.
+entries; what does not fit is counted. Memory is taken as rows come into use. Its chunks are
+`features/realtime_chunks.py`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from features import realtime_kernels as kernels
+from features.covisitation_kernels import deflate
 from features.keys import KeyIndex
 from features.ops import IMPRESSION, Ops, OpsBuilder
+from features.realtime_chunks import ITEMS_A_CHUNK, LISTS_A_CHUNK, RealtimeChunks
+from features.realtime_hash_kernels import (
+    BASE_TIME,
+    HASH,
+    LATEST,
+    N_LISTS,
+    NEVER,
+    REFUSED_LISTS,
+    SCALARS,
+    content_hash,
+    count_new,
+)
+from features.realtime_kernels import POSITION_BUCKETS, STREAMS, apply_ops
 
 __all__ = ["IMPRESSION", "WINDOWS_MS", "Ops", "OpsBuilder", "RealtimeConfig", "RealtimeState"]
 
 MINUTE, HOUR, DAY = 60_000.0, 3_600_000.0, 86_400_000.0
 WINDOWS_MS = (MINUTE, 10 * MINUTE, HOUR, DAY, 7 * DAY, 30 * DAY)
 """Time constants of the counters: a count is worth 1/e after its window."""
-
-ITEMS_A_CHUNK = 4_096
-LISTS_A_CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,7 @@ class RealtimeConfig:
     backward: float = 0.5
 
 
-class RealtimeState:
+class RealtimeState(RealtimeChunks):
     """Counters and co-visitation, driven by `apply`. Reading beside a writer needs `lock`."""
 
     def __init__(self, config: RealtimeConfig | None = None) -> None:
@@ -62,7 +71,7 @@ class RealtimeState:
 
     def _allocate(self) -> None:
         self.epoch += 1
-        c, width = self.config, kernels.STREAMS * len(WINDOWS_MS)
+        c, width = self.config, STREAMS * len(WINDOWS_MS)
         taus = len(c.taus_ms)
         self.windows = np.array(WINDOWS_MS)
         self.taus = np.array(c.taus_ms)
@@ -81,23 +90,18 @@ class RealtimeState:
         self.list_weights = np.zeros((c.max_lists, c.neighbours, taus), np.float32)
         self._owner_of = np.zeros(c.max_lists, np.int32)
         self.totals = np.zeros((1, width), np.float32)
-        self.totals_last = np.full(1, kernels.NEVER, np.int64)
-        self.shown = np.zeros((2, kernels.POSITION_BUCKETS))
-        self.clicked = np.zeros((2, kernels.POSITION_BUCKETS))
-        self.scalars = np.zeros(kernels.SCALARS, np.int64)
-        self.scalars[kernels.BASE_TIME] = self.scalars[kernels.LATEST] = kernels.NEVER
-        self._dirty = {
-            "items": np.zeros(-(-c.max_items // ITEMS_A_CHUNK), np.uint8),
-            "categories": np.zeros(-(-c.max_categories // ITEMS_A_CHUNK), np.uint8),
-            "lists": np.zeros(-(-c.max_lists // LISTS_A_CHUNK), np.uint8),
-        }
-        self._all_dirty = True
+        self.totals_last = np.full(1, NEVER, np.int64)
+        self.shown = np.zeros((2, POSITION_BUCKETS))
+        self.clicked = np.zeros((2, POSITION_BUCKETS))
+        self.scalars = np.zeros(SCALARS, np.int64)
+        self.scalars[BASE_TIME] = self.scalars[LATEST] = NEVER
+        self._reset_chunks()
 
     @property
     def latest(self) -> int | None:
         """Time (ms) of the newest op applied; None before the first."""
-        t = int(self.scalars[kernels.LATEST])
-        return None if t == kernels.NEVER else t
+        t = int(self.scalars[LATEST])
+        return None if t == NEVER else t
 
     @property
     def refused(self) -> dict[str, int]:
@@ -105,15 +109,15 @@ class RealtimeState:
         return {
             "items": self.items.refused,
             "categories": self.categories.refused,
-            "lists": int(self.scalars[kernels.REFUSED_LISTS]),
+            "lists": int(self.scalars[REFUSED_LISTS]),
         }
 
     def scale(self, t: int) -> float:
         """What one pair learned at t (ms) is worth in list weights, which grow with time instead of
         decaying.
         """
-        base = int(self.scalars[kernels.BASE_TIME])
-        return 1.0 if base == kernels.NEVER else 2.0 ** ((t - base) / self.config.half_life_ms)
+        base = int(self.scalars[BASE_TIME])
+        return 1.0 if base == NEVER else 2.0 ** ((t - base) / self.config.half_life_ms)
 
     def slots(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
         """Counter rows i32[n] of item keys u64[n]; −1 where an item has none."""
@@ -128,13 +132,13 @@ class RealtimeState:
 
     def _apply(self, ops: Ops) -> None:
         s = self.scalars
-        if s[kernels.BASE_TIME] == kernels.NEVER:
-            s[kernels.BASE_TIME] = ops.t[0]
+        if s[BASE_TIME] == NEVER:
+            s[BASE_TIME] = ops.t[0]
         order, r_slots = self._intern(ops)
         category = self._intern_categories(ops.category)
         done = 0
         while done < len(ops):
-            done = kernels.apply_ops(
+            done = apply_ops(
                 ops.t, ops.kind, order, category, ops.position, ops.surface, ops.recent_start, r_slots,
                 ops.recent_t, ops.recent_kind, self.items.keys, self.item_counts, self.item_last,
                 self.degree, self.degree_total, self.lists, self._dirty["items"], ITEMS_A_CHUNK,
@@ -148,7 +152,7 @@ class RealtimeState:
 
     def _deflate(self, t: int) -> None:
         s = self.scalars
-        while kernels.deflate(
+        while deflate(
             len(self.items),
             self.degree,
             self.degree_total,
@@ -159,7 +163,7 @@ class RealtimeState:
             t,
         ):
             self._all_dirty = True
-        s[kernels.HASH] = self._content_hash()
+        s[HASH] = self._content_hash()
 
     def _intern(self, ops: Ops) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Rows of the ops' items and of their recents, new ones taken in the order item, then its recents."""
@@ -189,19 +193,19 @@ class RealtimeState:
             return
         if is_item:
             self.lists[start:end] = -1
-        (self.item_last if is_item else self.category_last)[start:end] = kernels.NEVER
+        (self.item_last if is_item else self.category_last)[start:end] = NEVER
         self._dirty["items" if is_item else "categories"][
             start // ITEMS_A_CHUNK : (end - 1) // ITEMS_A_CHUNK + 1
         ] = 1
-        kernels.count_new(start, end, keys, 0 if is_item else 1 << 40, self.degree, is_item, self.scalars)
+        count_new(start, end, keys, 0 if is_item else 1 << 40, self.degree, is_item, self.scalars)
 
     def _content_hash(self) -> int:
         return int(
             np.uint64(
-                kernels.content_hash(
+                content_hash(
                     len(self.items), self.items.keys, self.item_counts, self.item_last, self.degree,
                     self._owner_of, self.list_slots, self.list_len, self.list_weights,
-                    int(self.scalars[kernels.N_LISTS]), len(self.categories), self.categories.keys,
+                    int(self.scalars[N_LISTS]), len(self.categories), self.categories.keys,
                     self.category_counts, self.category_last,
                 )
             ).view(np.int64)
@@ -219,101 +223,7 @@ class RealtimeState:
         """True where the content hash carried along equals the one computed from scratch (reads
         everything).
         """
-        return self._content_hash() == int(self.scalars[kernels.HASH])
-
-    # chunks: see features/chunked.py
-
-    def _sizes(self) -> dict[str, tuple[int, int]]:
-        return {
-            "items": (len(self.items), ITEMS_A_CHUNK),
-            "categories": (len(self.categories), ITEMS_A_CHUNK),
-            "lists": (int(self.scalars[kernels.N_LISTS]), LISTS_A_CHUNK),
-        }
-
-    def chunk_names(self) -> list[str]:
-        """All chunks that exist, in order."""
-        names = ["globals"]
-        for table, (n, size) in self._sizes().items():
-            names += [f"{table}/{k}" for k in range(-(-n // size))]
-        return names
-
-    def changed_chunks(self) -> dict[str, bytes]:
-        """Chunks changed since `mark_clean`, by name; all of them at first."""
-        found = {"globals": self._globals()}
-        for table, (n, size) in self._sizes().items():
-            for k in range(-(-n // size)):
-                if self._all_dirty or self._dirty[table][k]:
-                    found[f"{table}/{k}"] = self._chunk(table, k * size, min(n, (k + 1) * size))
-        return found
-
-    def mark_clean(self) -> None:
-        """What `changed_chunks` gave is stored."""
-        self._all_dirty = False
-        for flags in self._dirty.values():
-            flags[:] = 0
-
-    def _parts(self, table: str) -> list[npt.NDArray[Any]]:
-        if table == "items":
-            return [self.item_last, self.item_counts, self.degree, self.lists]
-        if table == "categories":
-            return [self.category_last, self.category_counts]
-        return [self.list_len, self._owner_of, self.list_slots, self.list_weights]
-
-    def _chunk(self, table: str, start: int, end: int) -> bytes:
-        head = end.to_bytes(4, "little")
-        if table != "lists":
-            head += (self.items if table == "items" else self.categories).keys[start:end].tobytes()
-        return head + b"".join(part[start:end].tobytes() for part in self._parts(table))
-
-    def _tables(self) -> list[npt.NDArray[Any]]:
-        return [self.scalars, self.totals, self.totals_last, self.shown, self.clicked, self.degree_total]
-
-    def _globals(self) -> bytes:
-        return b"".join(part.tobytes() for part in self._tables())
-
-    def restore(self, chunks: Mapping[str, bytes]) -> None:
-        """Become the state that `chunks` (all of `chunk_names`) were taken from.
-
-        Raises ValueError where they do not fit together; the state is then empty.
-        """
-        with self.lock:
-            self._allocate()
-            try:
-                self._restore(chunks)
-                if not self.verify():
-                    raise ValueError("chunks of the real-time state do not fit together")
-            except (KeyError, ValueError) as error:
-                self._allocate()
-                raise ValueError(f"cannot restore the real-time state: {error}") from error
-            self.mark_clean()
-
-    def _restore(self, chunks: Mapping[str, bytes]) -> None:
-        at = 0
-        for part in self._tables():
-            part.flat[:] = np.frombuffer(chunks["globals"], part.dtype, part.size, at)
-            at += part.nbytes
-        by_number = sorted(
-            (table, int(k), data)
-            for name, data in chunks.items()
-            for table, _, k in [name.partition("/")]
-            if k
-        )
-        for table, k, data in by_number:
-            self._restore_chunk(table, k * self._sizes()[table][1], data)
-
-    def _restore_chunk(self, table: str, start: int, data: bytes) -> None:
-        end, at = int.from_bytes(data[:4], "little"), 4
-        n = end - start
-        if table != "lists":
-            index = self.items if table == "items" else self.categories
-            rows = index.intern_many(np.frombuffer(data, np.uint64, n, at))
-            if n and (rows[0] != start or rows[-1] != end - 1):
-                raise ValueError(f"chunk {table}/{start} is out of order")
-            at += 8 * n
-        for part in self._parts(table):
-            width = n * part[0].size
-            part[start:end] = np.frombuffer(data, part.dtype, width, at).reshape(part[start:end].shape)
-            at += width * part.itemsize
+        return self._content_hash() == int(self.scalars[HASH])
 
     def neighbours(self, keys: npt.NDArray[np.uint64], limit: int) -> npt.NDArray[np.uint64]:
         """Distinct keys of at most `limit` neighbours of each given item, heaviest first (longest lag)."""

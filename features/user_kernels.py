@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from features.math_kernels import F, f16
-from features.realtime_kernels import NEVER
+from features.realtime_hash_kernels import NEVER
 
 DAY = 86_400_000.0
 OWN, OWN_CATEGORY, I2I = 27, 6, 20
