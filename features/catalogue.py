@@ -26,6 +26,8 @@ from features.schema import Schema
 Rows = npt.NDArray[np.int32]
 
 MAX_CATEGORIES = 65_536
+_HIGHEST_PRICE = 1e30
+"""Beyond it a price is none: it would be infinite as an f32 and in every sum."""
 
 
 def _number(value: Any) -> float:
@@ -186,7 +188,8 @@ class Catalogue(CatalogueChunks):
         self._category[row] = text_key("category", category) if category else 0
         self._number_categories(row, row + 1)
         self._brand[row] = text_key("brand", brand) if brand else 0
-        self._price[row] = _number(fields.get(schema.price)) if schema.price else math.nan
+        price = _number(fields.get(schema.price)) if schema.price else math.nan
+        self._price[row] = price if abs(price) <= _HIGHEST_PRICE else math.nan
         for j, field in enumerate(self._numeric_fields):
             value = _number(fields.get(field.name))
             missing = not math.isfinite(value)

@@ -64,6 +64,14 @@ def _hashable(value: Any) -> Any:
     return (isinstance(value, bool), value)
 
 
+def _bound(value: int | float) -> float:
+    """A number to compare with; an integer beyond every float is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 class FilterColumns:
     """The columns that filters have named, at most MAX_COLUMNS: the one not used for longest goes."""
 
@@ -121,6 +129,6 @@ class FilterColumns:
             )
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidRequest(f"{op} needs a number", field=f"{where}.value", value=value)
-        numbers = column.numbers[rows]
+        numbers, bound = column.numbers[rows], _bound(value)
         compare = {"lt": np.less, "lte": np.less_equal, "gt": np.greater, "gte": np.greater_equal}[op]
-        return np.asarray(compare(numbers, value), bool)
+        return np.asarray(compare(numbers, bound), bool)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from features.errors import ReplError, SettingsError
@@ -39,6 +40,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.add_exception_handler(ReplError, http.on_repl_error)
     app.add_exception_handler(HTTPException, http.on_http_error)
+    app.add_exception_handler(RequestValidationError, http.on_bad_parameter)
     app.add_exception_handler(Exception, http.on_crash)
     app.add_middleware(
         http.Gate, auth=service.auth, metrics=service.metrics, most=service.settings.max_body_bytes

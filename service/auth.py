@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import re
 import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -47,11 +48,21 @@ def load_key(data_dir: Path, configured: SecretStr | None) -> str:
     return key
 
 
+_HOST = re.compile(r"(\[[^\]]*\]|[^:@\[\]]*)(:[0-9]*)?")
+
+
 def _host_name(value: str) -> str:
-    """The name without the port of a Host header or of an Origin's address."""
-    if value.startswith("["):
-        return value.partition("]")[0] + "]"
-    return value.partition(":")[0].lower()
+    """The name without the port of a Host header or of an Origin's address; empty where it is not one."""
+    found = _HOST.fullmatch(value)
+    return found[1].lower() if found else ""
+
+
+def _origin_name(value: str) -> str:
+    """The host name of an Origin; empty where it is not one."""
+    try:
+        return _host_name(urlsplit(value).netloc)
+    except ValueError:
+        return ""
 
 
 class Auth:
@@ -68,7 +79,7 @@ class Auth:
         if host is not None and _host_name(host) not in LOOPBACK_NAMES:
             hint = "call it by 127.0.0.1 or localhost, or bind another address with --host"
             raise Forbidden("this service answers on loopback only", field="Host", value=host, hint=hint)
-        if origin is not None and _host_name(urlsplit(origin).netloc) not in LOOPBACK_NAMES:
+        if origin is not None and _origin_name(origin) not in LOOPBACK_NAMES:
             hint = "pages of other origins may not call a loopback service"
             raise Forbidden("origin not allowed", field="Origin", value=origin, hint=hint)
 

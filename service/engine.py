@@ -88,11 +88,9 @@ class Engine:
 
 def as_number(value: Any) -> float:
     """A field value as a number: booleans are 0 and 1, decimal strings are read; NaN for anything else."""
-    if isinstance(value, bool | int | float):
-        return float(value)
     try:
-        return float(value) if isinstance(value, str) else math.nan
-    except ValueError:
+        return float(value) if isinstance(value, bool | int | float | str) else math.nan
+    except (ValueError, OverflowError):  # no number, or an integer beyond every float
         return math.nan
 
 

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import orjson
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from features.errors import (
     Forbidden,
     InvalidInput,
+    InvalidRequest,
     NotReady,
     ReplError,
     TooLarge,
@@ -87,6 +89,16 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     response = error_response(request, status, body)
     response.headers.update(error.headers or {})
     return response
+
+
+async def on_bad_parameter(request: Request, error: Exception) -> Response:
+    """A parameter of the address that the framework refuses, in our shape."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"][1:])
+    hint = "docs/http.md lists the members and their types"
+    found = InvalidRequest(str(first["msg"]), field=name, value=first.get("input"), hint=hint)
+    return error_response(request, status_of(found), found.as_dict())
 
 
 async def on_crash(request: Request, error: Exception) -> Response:

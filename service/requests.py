@@ -129,8 +129,11 @@ def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
 
 
 def _look_up(data: bytes, path: str) -> Any:
-    """The value at a path such as `items[3].id` of a JSON document; None where there is none."""
-    value = msgspec.json.decode(data)
+    """The value at a path such as `items[3].id` of a JSON document; None where there is none, or no document."""
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a fault after the first
+        return None
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
         if index and isinstance(value, list) and int(index) < len(value):
             value = value[int(index)]

@@ -26,9 +26,14 @@ PAGE = 100
 Kind = Literal["pin", "unpin", "rollback"]
 
 
+def _is_whole(text: str, most: int) -> bool:
+    """Whether a text is an integer of 1 … most in decimal digits."""
+    return text.isascii() and text.isdigit() and len(text) <= 20 and 1 <= int(text) <= most
+
+
 def _version_number(text: str) -> int:
     """A version number of a path; InvalidRequest unless it is a positive integer."""
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 62:
+    if not _is_whole(text, (1 << 62) - 1):
         raise InvalidRequest("not a version number", field="v", value=text, hint="a positive integer")
     return int(text)
 
@@ -38,7 +43,7 @@ def _whole(request: Request, name: str, default: int | None, most: int) -> int |
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+    if not _is_whole(text, most):
         raise InvalidRequest(f"{name} is an integer from 1 to {most}", field=name, value=text)
     return int(text)
 
