@@ -20,7 +20,8 @@ from torch import Tensor
 from features import coding
 from features.attached import Attached
 from features.coding import F32, I64, K_ID, K_WORD, U64
-from trainer.examples import CLICKED, PURCHASED, SHOWN, Arrays, ExampleSet, ItemBook
+from trainer.example_groups import CLICKED, PURCHASED, SHOWN, Arrays, ExampleSet
+from trainer.item_book import ItemBook
 from trainer.network import Bag, Histories, NetworkConfig
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from trainer.batches import ItemArrays, Sampler, Sampling
-from trainer.examples import ExampleSet
+from trainer.example_groups import ExampleSet
 from trainer.losses import LossWeights, forward, losses
 from trainer.network import Network
 

@@ -46,7 +46,8 @@ from service.scorer import Scorer
 from service.settings import Settings
 from trainer.batches import ItemArrays
 from trainer.check import Head, check_figures, head_logits, held_out_examples, matched
-from trainer.examples import ExampleSet, ExampleWriter
+from trainer.example_groups import ExampleSet
+from trainer.examples import ExampleWriter
 from trainer.fitting import FitOptions, FitReport, Fitter
 from trainer.importing import record_of_imports
 from trainer.log_times import read_events, split_times

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import trainer.example_groups
 import trainer.examples
 from features.attached import Attached
 from features.events import Event, InteractionEvent, ItemEvent, RankingEvent, ShownItem
@@ -16,7 +17,8 @@ from features.keys import actor_key, item_key
 from features.schema import CLICK, PURCHASE, Schema
 from trainer.attached_count import AttachedCounter
 from trainer.batches import ItemArrays, Sampler, Sampling
-from trainer.examples import CLICKED, PURCHASED, SHOWN, ExampleSet, ExampleWriter
+from trainer.example_groups import CLICKED, PURCHASED, SHOWN, ExampleSet
+from trainer.examples import ExampleWriter
 from trainer.network import NetworkConfig
 from trainer.planted_generator import Planted, events
 
@@ -119,7 +121,7 @@ def test_only_so_many_items(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.examples, "CHUNK", 64)
+    monkeypatch.setattr(trainer.example_groups, "CHUNK", 64)
     monkeypatch.setattr(trainer.examples, "MAX_PENDING", 64)
     peaks = []
     for rankings in (600, 2_400):
