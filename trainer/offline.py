@@ -7,9 +7,9 @@ its own.
 3. Replay the log through the real-time features with that network's part, which is out of sample after
    `split`, and fit the last layer of each head in batch (trainer/prior_log.py, trainer/prior_heads.py).
 4. Train the same network on, up to `held_out`, so that it is fresh when it serves.
-5. Write the artifact and its report, check it through the ranker's own code on what was held out, and
-   install it. The split is by time always. Memory grows with items, recent actors and a bounded number of
-   examples, not with the log.
+5. Write the artifact (trainer/base_files.py) and its report, check it through the ranker's own code on what was
+   held out, and install it. The split is by time always. Memory grows with items, recent actors and a bounded
+   number of examples, not with the log.
 """
 
 from __future__ import annotations
@@ -27,23 +27,15 @@ import numpy as np
 import torch
 
 from features.attached import Attached
-from features.coding import CODING_VERSION, table_rows
+from features.coding import table_rows
 from features.errors import ArtifactError
 from features.event_log import EventLog, open_log
 from features.layout import ZLayout
 from features.schema import Schema
-from service.artifact import (
-    CURRENT,
-    FORMAT,
-    Artifact,
-    Manifest,
-    install,
-    load_artifact,
-    read_manifest,
-    write_artifact,
-)
+from service.artifact import CURRENT, Artifact, Manifest, install, load_artifact, read_manifest
 from service.scorer import Scorer
 from service.settings import Settings
+from trainer.base_files import BaseParts, bare_manifest, with_findings
 from trainer.batches import ItemArrays
 from trainer.check import Head, check_figures, head_logits, held_out_examples, matched
 from trainer.example_groups import ExampleSet
@@ -54,7 +46,6 @@ from trainer.log_times import read_events, split_times
 from trainer.losses import LossWeights
 from trainer.network import Network, NetworkConfig
 from trainer.network_part import NetworkPart
-from trainer.onnx_export import graphs
 from trainer.prior_heads import HeadPrior, fit_head, weak_prior
 from trainer.prior_log import PriorLog
 from trainer.report import write_report
@@ -67,11 +58,6 @@ MAX_GROUPS = 12_000
 """Requests that give examples to the last layer, at most."""
 
 STEPS = 1_000
-NO_QUERIES = "no queries in the log: searches are simulated by words of titles"
-NO_IMPRESSIONS = "no impressions in the log: negatives are sampled, uniform and by popularity"
-NO_LEVEL = "without impressions the level of P(click) is a convention (the share of positives in the sample)"
-NO_LABELS = "no label tells a purchase from another behaviour: P(purchase | click) is a weak prior"
-
 
 Heads = dict[str, Head]
 
@@ -144,7 +130,8 @@ class Training:
             final_heads = self._matched(draft, fresh, heads, self._network_heads(fitter.network))
             priors = self._priors(prior_log, heads, final_heads, level_known=examples.counts["rankings"] > 0)
             manifest = self._manifest(examples, priors, report, origin)
-            made = self._write(Path(work) / "base", manifest, fitter.network, attached, priors)
+            parts = BaseParts(fitter.network, attached, priors)
+            made = self._write(Path(work) / "base", manifest, parts)
             write_report(made, load_artifact(made).manifest, report, examples.counts)
             self.bar.at(1.0)
             return install(made, out)
@@ -198,7 +185,7 @@ class Training:
             head: weak_prior(self.layout.d, self.layout.block("intercept").start)
             for head in ("click", "purchase")
         }
-        self._save(directory, self._bare_manifest({}), network, attached, priors)
+        BaseParts(network, attached, priors).save(directory, self._bare_manifest({}))
         return load_artifact(directory)
 
     def _network_heads(self, network: Network) -> Heads:
@@ -259,80 +246,24 @@ class Training:
         }
 
     def _bare_manifest(self, origin: dict[str, Any]) -> Manifest:
-        return Manifest(
-            format=FORMAT,
-            coding=CODING_VERSION,
-            schema=self.schema.to_dict(),
-            schema_fingerprint=self.schema.fingerprint,
-            hidden=self.layout.hidden,
-            layout=list(self.layout.names),
-            layout_fingerprint=self.layout.fingerprint,
-            tables={},
-            through=self.splits.last,
-            origin=origin,
-        )
+        return bare_manifest(self.schema, self.layout, self.splits.last, origin)
 
     def _manifest(
         self, examples: ExampleSet, priors: dict[str, HeadPrior], report: FitReport, origin: dict[str, Any]
     ) -> Manifest:
         counts = examples.counts
-        notes = [
-            note
-            for note, holds in (
-                (NO_IMPRESSIONS, not counts["rankings"]),
-                (NO_LEVEL, not counts["rankings"]),
-                (NO_QUERIES, not counts["queries"]),
-                (NO_LABELS, priors["purchase"].weak),
-            )
-            if holds
-        ]
-        later = report.later[report.best] if report.later else {}
-        return msgspec.structs.replace(
-            self._bare_manifest({**origin, "counts": dict(counts), "seed": self.options.seed}),
-            weak_heads=[head for head, prior in priors.items() if prior.weak],
-            network_scale={head: prior.scale for head, prior in priors.items()},
-            calibration={head: prior.calibration for head, prior in priors.items()},
-            metrics={
-                "network": later,
-                **{head: prior.metrics for head, prior in priors.items() if not prior.weak},
-            },
-            notes=notes,
-        )
+        bare = self._bare_manifest({**origin, "counts": dict(counts), "seed": self.options.seed})
+        return with_findings(bare, counts, priors, report)
 
-    def _save(
-        self,
-        directory: Path,
-        manifest: Manifest,
-        network: Network,
-        attached: Attached,
-        priors: dict[str, HeadPrior],
-    ) -> None:
-        arrays = state_arrays(network)
-        write_artifact(
-            directory,
-            manifest,
-            tables={name: arrays[f"{name}_table"] for name in ("user", "item", "word")},
-            attached=attached,
-            prior={head: (prior.mean, prior.covariance) for head, prior in priors.items()},
-            graphs=graphs(arrays),
-        )
-
-    def _write(
-        self,
-        directory: Path,
-        manifest: Manifest,
-        network: Network,
-        attached: Attached,
-        priors: dict[str, HeadPrior],
-    ) -> Path:
+    def _write(self, directory: Path, manifest: Manifest, parts: BaseParts) -> Path:
         """Write, check through the ranker's code on what was held out, and write again with those figures."""
-        self._save(directory, manifest, network, attached, priors)
+        parts.save(directory, manifest)
         checked = check_figures(
             load_artifact(directory), read_events(self.log, self.until), self.splits.held_out, self.settings
         )
         manifest = msgspec.structs.replace(manifest, metrics={**manifest.metrics, "held_out": checked})
         shutil.rmtree(directory)
-        self._save(directory, manifest, network, attached, priors)
+        parts.save(directory, manifest)
         return directory
 
 
