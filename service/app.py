@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from features.errors import ReplError, SettingsError
 from service import http, openapi
@@ -41,6 +42,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(ReplError, http.on_repl_error)
     app.add_exception_handler(HTTPException, http.on_http_error)
     app.add_exception_handler(RequestValidationError, http.on_bad_parameter)
+    app.add_exception_handler(ClientDisconnect, http.on_gone)
     app.add_exception_handler(Exception, http.on_crash)
     app.add_middleware(
         http.Gate, auth=service.auth, metrics=service.metrics, most=service.settings.max_body_bytes

@@ -101,6 +101,12 @@ async def on_bad_parameter(request: Request, error: Exception) -> Response:
     return error_response(request, status_of(found), found.as_dict())
 
 
+async def on_gone(request: Request, error: Exception) -> Response:
+    """The caller hung up before the end of the body: nobody reads this answer."""
+    message = "the connection ended within the body"
+    return error_response(request, 400, {"code": "incomplete", "message": message})
+
+
 async def on_crash(request: Request, error: Exception) -> Response:
     """What nobody foresaw: 500, with the traceback in the log under the request id."""
     log.error("unforeseen error", exc_info=error, extra={"request_id": request_id(request)})

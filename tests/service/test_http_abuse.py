@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -90,3 +93,16 @@ def test_addresses_that_only_look_like_this_machine(shop: ReplService, name: str
 @pytest.mark.parametrize("value", ["http://[::1]:8080", "http://LOCALHOST:3000", "https://127.0.0.1"])
 def test_addresses_of_this_machine(shop: ReplService, value: str) -> None:
     assert shop.call("GET", "/health/live", headers={"Origin": value})[0] == 200
+
+
+def test_a_caller_that_hangs_up_within_its_body(shop: ReplService, caplog: pytest.LogCaptureFixture) -> None:
+    head = b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", shop.port)) as caller:
+        caller.sendall(head + b'{"items": [')
+        time.sleep(0.05)
+    counted = 'repl_http_answers_total{route="/v1/rank",status="400"} 1.0'
+    until = time.monotonic() + 5
+    while counted not in shop.call("GET", "/metrics")[1]:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
