@@ -15,7 +15,9 @@ from prometheus_client import Counter, Gauge
 from features.errors import LogError, StoreError
 from features.event_log import EventLog
 from features.records import Offsets
+from service.memory import trim
 from service.metrics import Metrics
+from service.user_state_consumer import MANY
 from service.weight_store import WeightStore
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class Janitor:
         self._bytes = Gauge(
             "repl_log_bytes", "bytes of the log's records at the last look", registry=metrics.registry
         )
+        self._trimmed_at = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-janitor", daemon=True)
 
@@ -78,6 +81,14 @@ class Janitor:
     def _run(self) -> None:
         while not self._stop.wait(EVERY_SECONDS):
             self.look()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """After many events (an import, above all) the heaps are much larger than what they hold."""
+        read = sum(self._read_through().values())
+        if read - self._trimmed_at >= MANY:
+            self._trimmed_at = read
+            trim()
 
     def look(self) -> dict[str, int]:
         """Once: what was removed, by kind; empty where log or store failed."""

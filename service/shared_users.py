@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 
 from features.feature_store import UserStates
@@ -24,3 +25,9 @@ class SharedUserStates(UserStates):
             self._dirty -= keys
             self._deleted -= gone
             self._evict()
+
+    def release(self, lock: threading.Lock) -> None:
+        """Let go of every state that is written: it is read again when somebody asks for it."""
+        with lock:
+            kept = self._dirty | self._deleted
+            self._held = OrderedDict((key, state) for key, state in self._held.items() if key in kept)

@@ -20,6 +20,7 @@ from features.records import Record, Stream
 from features.schema import Schema
 from service.catalogue_store import CatalogueStore
 from service.item_encoder import ItemEncoder
+from service.memory import trim
 from service.metrics import Metrics
 from service.progress import Progress
 from service.shared_users import SharedUserStates
@@ -31,6 +32,8 @@ OFFSET = "event/0"
 POLL_SECONDS = 0.025
 FLUSH_MS = 500
 SAVE_MS = 5_000
+MANY = 50_000
+"""Events read since the last time from which on a backlog was long, and memory is given back."""
 _BATCH = 2_000
 _SLICE = 32
 _MANY_DIRTY = 5_000
@@ -61,6 +64,7 @@ class UserStateConsumer:
         self._position = min(offsets)
         self.progress.advance(self._position)
         self._through = 0
+        self._relieved_at = self._position
         self._deleted: list[tuple[str, str, int]] = []
         self._flushed_at = self._saved_at = clock()
         self._saved_version = self._encoded_version = catalogue.version
@@ -112,7 +116,10 @@ class UserStateConsumer:
             if self._encoder is not None and self._catalogue.version != self._encoded_version:
                 self._encoded_version = self._catalogue.version
                 self._encoder.wake()
-            self._write(force=False)
+            caught_up = len(records) < _BATCH and self._position - self._relieved_at >= MANY
+            self._write(force=caught_up)
+            if caught_up:
+                self._relieve()
         except OffsetLost as error:
             self._skip_lost(error)
             return 1
@@ -191,6 +198,12 @@ class UserStateConsumer:
         if due and self._store is not None and self._catalogue.version != self._saved_version:
             self._save()
             self._saved_at = now
+
+    def _relieve(self) -> None:
+        """After a long backlog: its users, who asked for nothing, leave memory again."""
+        self._relieved_at = self._position
+        self._users.release(self._lock)
+        trim()
 
     def _save(self) -> None:
         assert self._store is not None
