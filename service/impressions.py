@@ -7,7 +7,6 @@ batch is kept and tried again; what does not fit meanwhile is dropped.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from features.errors import LogError
 from features.event_log import EventLog
 from features.keys import text_key
 from features.records import NewRecord, ServedRecord
+from service.background import Background
 from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def to_record(answer: Answered) -> ServedRecord:
     )
 
 
-class Impressions:
+class Impressions(Background):
     """The queue. `put` from any thread; one thread of its own writes."""
 
     def __init__(self, event_log: EventLog, capacity: int, metrics: Metrics) -> None:
@@ -94,17 +94,11 @@ class Impressions:
         self._metrics = metrics
         self.failing = False
         self._waiting: deque[Answered] = deque()
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="served-records", daemon=True)
+        super().__init__("served-records")
         self.written = 0
         self.dropped = 0
         self.bytes = 0
         self._busy = False
-
-    def start(self) -> None:
-        """Start writing."""
-        self._thread.start()
 
     def put(self, answer: Answered) -> bool:
         """Queue one answer; False if it was dropped because the queue is full."""
@@ -173,10 +167,3 @@ class Impressions:
         self._metrics.served.labels("written").inc(len(records))
         self._metrics.served_bytes.inc(size)
         self._metrics.served_waiting.set(len(self._waiting))
-
-    def stop(self) -> None:
-        """Write what waits, as far as the log takes it, and end the thread."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(5.0)

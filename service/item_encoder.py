@@ -18,6 +18,7 @@ import xxhash
 from features.catalogue import Catalogue
 from features.schema import Schema
 from features.words import one_text
+from service.background import Background
 from service.item_vectors import ItemVectors
 from service.metrics import Metrics
 from service.scorer import ItemInput, Scorer
@@ -41,7 +42,7 @@ def content_hash(item: ItemInput) -> int:
     return xxhash.xxh3_64_intdigest("\0".join(parts).encode()) or 1
 
 
-class ItemEncoder:
+class ItemEncoder(Background):
     """Follows `Catalogue.changed_rows`. Readers see a row's old vector, or that of an unknown item, until then."""
 
     def __init__(
@@ -58,25 +59,16 @@ class ItemEncoder:
         self._lock, self._metrics = lock, metrics
         self._waiting = waiting
         self._at_work = NO_ROWS
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="item-encoder", daemon=True)
+        super().__init__("item-encoder", 10.0)
 
     def start(self) -> None:
         """Start encoding."""
         self._wake.set()
-        self._thread.start()
+        super().start()
 
     def wake(self) -> None:
         """Items may have changed."""
         self._wake.set()
-
-    def stop(self) -> None:
-        """End the thread after the batch at hand."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(10.0)
 
     @property
     def waiting(self) -> int:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from features.errors import StoreError, UnknownVersion
 from features.ops import Ops
 from features.realtime import RealtimeState
+from service.background import Background
 from service.metrics import Metrics
 from service.weight_store import HEADS, Version, WeightStore
 
@@ -49,7 +50,7 @@ def stack(vectors: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.floa
     return np.ascontiguousarray(np.stack([vectors[head] for head in HEADS]), np.float64)
 
 
-class Replica:
+class Replica(Background):
     """One thread polls the store; `snapshot` is replaced under `lock` together with the counters."""
 
     def __init__(
@@ -72,18 +73,7 @@ class Replica:
         self._beat: tuple[int, int, int] | None = None
         self.failing = False
         self.foreign_base: str | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
-
-    def start(self) -> None:
-        """Start following."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(5.0)
+        super().__init__("replica")
 
     def _run(self) -> None:
         while not self._stop.wait(0.5 if self.failing else POLL_SECONDS):

@@ -5,35 +5,25 @@ from __future__ import annotations
 import threading
 
 from features.catalogue import Catalogue
+from service.background import Background
 
 SLICE = 64
 PAUSE_SECONDS = 0.0005
 IDLE_SECONDS = 0.5
 
 
-class TitleIndexer:
+class TitleIndexer(Background):
     """Calls `Catalogue.index_titles` until nothing is left, then now and then for what is new."""
 
     def __init__(self, catalogue: Catalogue, lock: threading.Lock) -> None:
         self._catalogue, self._lock = catalogue, lock
         self._left = len(catalogue)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="title-index", daemon=True)
+        super().__init__("title-index")
 
     @property
     def left(self) -> int:
         """Titles that were not indexed when it last looked."""
         return self._left
-
-    def start(self) -> None:
-        """Start indexing."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(5.0)
 
     def _run(self) -> None:
         while not self._stop.is_set():
