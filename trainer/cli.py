@@ -42,7 +42,6 @@ def run(
     """Start ranker and trainer on the embedded store, wait until both answer, and stay until Ctrl-C."""
     settings = settings_of(data_dir, config, host=host, port=port)
     from service.processes import Processes, free_port
-    from trainer.starting import Reading
 
     port = free_port(settings.host, settings.port)
     if sample:
@@ -53,6 +52,8 @@ def run(
     with Processes(None if verbose else settings.data_dir / "logs") as processes:
         processes.start("ranker", [*itself, "serve", *where, "--host", settings.host, "--port", str(port)])
         processes.start("trainer", [*itself, "learn", *where])
+        from trainer.starting import Reading  # numpy and numba: both start meanwhile
+
         reading = Reading(settings, host_to_call(settings.host), port)
         if processes.wait_until(reading.answers, STARTING, "the ranker does not answer"):
             with progress_bar("reading the log", "events") as progress:
