@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -190,13 +189,4 @@ def _versioned(decode: Any, body: bytes, kind: type[_Versioned], name: str) -> _
         raise LogError(
             f"{name} of format version {version}; this code reads {VERSION}", hint="update this process first"
         )
-    return found
-
-
-def next_offsets(records: Iterable[Record], start: Offsets) -> Offsets:
-    """`start` moved past these records."""
-    found = dict(start)
-    for record in records:
-        name = offset_key(record.stream, record.partition)
-        found[name] = max(found.get(name, 0), record.offset + 1)
     return found

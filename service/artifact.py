@@ -32,7 +32,6 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 CURRENT = "current"
 GRAPHS = ("item", "user", "query", "fine")
-TABLES = ("user", "item", "word")
 
 F64 = npt.NDArray[np.float64]
 Prior = dict[str, tuple[F64, F64]]
@@ -117,11 +116,6 @@ class Artifact:
 def digest(data: bytes) -> str:
     """sha256 in hex."""
     return hashlib.sha256(data).hexdigest()
-
-
-def fingerprint_of(names: Sequence[str]) -> str:
-    """Fingerprint of a list of names: sha256 of the names, one a line."""
-    return digest("\n".join(names).encode())
 
 
 def _damaged(path: Path, why: str) -> ArtifactError:

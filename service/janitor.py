@@ -7,7 +7,6 @@ by the log's own limits, the purchase window.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge
@@ -15,6 +14,7 @@ from prometheus_client import Counter, Gauge
 from features.errors import LogError, StoreError
 from features.event_log import EventLog
 from features.records import Offsets
+from service.background import Background
 from service.memory import trim
 from service.metrics import Metrics
 from service.user_state_consumer import MANY
@@ -41,7 +41,7 @@ def offsets_to_keep(event_log: EventLog, store: WeightStore, read_through: Offse
     return {name: min(offset, read_through.get(name, offset)) for name, offset in keep.items()}
 
 
-class Janitor:
+class Janitor(Background):
     """The thread. A failure is logged and tried again a minute later; ranking goes on."""
 
     def __init__(
@@ -65,18 +65,7 @@ class Janitor:
             "repl_log_bytes", "bytes of the log's records at the last look", registry=metrics.registry
         )
         self._trimmed_at = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="log-janitor", daemon=True)
-
-    def start(self) -> None:
-        """Start; the first look is a minute away."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(30.0)
+        super().__init__("log-janitor", 30.0)
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_SECONDS):

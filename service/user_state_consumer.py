@@ -18,6 +18,7 @@ from features.event_log import EventLog, dead_letter
 from features.keys import actor_key, item_key
 from features.records import Record, Stream
 from features.schema import Schema
+from service.background import Background
 from service.catalogue_store import CatalogueStore
 from service.item_encoder import ItemEncoder
 from service.memory import trim
@@ -39,7 +40,7 @@ _SLICE = 32
 _MANY_DIRTY = 5_000
 
 
-class UserStateConsumer:
+class UserStateConsumer(Background):
     """Applies the event stream from the older of both stores' offsets."""
 
     def __init__(
@@ -69,18 +70,12 @@ class UserStateConsumer:
         self._flushed_at = self._saved_at = clock()
         self._saved_version = self._encoded_version = catalogue.version
         self.failing = False
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="user-state", daemon=True)
+        super().__init__("user-state", 30.0)
 
     @property
     def through(self) -> int:
         """The last time (ms) at which nothing was left to read."""
         return self._through
-
-    def start(self) -> None:
-        """Start reading."""
-        self._thread.start()
 
     def wake(self) -> None:
         """Something was appended."""
@@ -88,10 +83,7 @@ class UserStateConsumer:
 
     def stop(self) -> None:
         """End the thread and write what has changed."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(30.0)
+        super().stop()
         self._write(force=True)
 
     def _run(self) -> None:

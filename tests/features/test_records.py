@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import InvalidInput, LogError
-from features.records import Cut, Record, ServedRecord, decode_token, encode_token, next_offsets
+from features.records import Cut, ServedRecord, decode_token, encode_token
 
 SERVED = ServedRecord(
     request_id="r1", t=1769860800000, tenant="default", base="abab", version=3, objective="click", items=["a", "b"],
@@ -97,8 +97,3 @@ def test_other_texts_are_no_tokens(token: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         decode_token(token)
     assert refused.value.field == "after"
-
-
-def test_next_offsets_move_past_records() -> None:
-    records = [Record("event", 0, n, "item", "t", 0, 0, False, "", b"") for n in (4, 6)]
-    assert next_offsets(records, {"cut/0": 1, "event/0": 2}) == {"cut/0": 1, "event/0": 7}

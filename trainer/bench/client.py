@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import Any
 
 import orjson
@@ -61,16 +60,3 @@ class RawClient:
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
-
-
-def timed(client: RawClient, request: bytes, times: int) -> tuple[list[float], int]:
-    """Seconds of each of `times` exchanges and the size of the last answer; RuntimeError unless all are 200."""
-    seconds, size = [], 0
-    for _ in range(times):
-        began = time.perf_counter()
-        status, body = client.exchange(request)
-        seconds.append(time.perf_counter() - began)
-        if status != 200:
-            raise RuntimeError(f"answer {status}: {body[:300]!r}")
-        size = len(body)
-    return seconds, size
