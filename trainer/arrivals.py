@@ -60,7 +60,7 @@ class Arrivals:
         self.reconstruct, self.base, self.hidden = reconstruct, base, hidden
         self.skips: dict[str, list[tuple[int, int]]] = {"counters": [], "user_state": []}
         self.dead: list[tuple[Record, str]] = []
-        self.deleted: list[tuple[str, str]] = []
+        self.deleted: list[tuple[str, str, int]] = []  # tenant, user, offset
         self._items: dict[str, tuple[int, int]] = {}
         self._behaviours = catalogue.schema.behaviours
         self._builder = OpsBuilder()
@@ -141,7 +141,7 @@ class Arrivals:
             self.reconstruct.forget(self.catalogue.apply(event))
         elif isinstance(event, events.UserEvent) and event.op == "delete":
             self.users.delete(actor_key(event.user, None))
-            self.deleted.append((record.tenant, event.user))
+            self.deleted.append((record.tenant, event.user, record.offset))
 
     def _skipped(self, what: str, offset: int) -> bool:
         skips = self.skips[what]

@@ -54,7 +54,7 @@ class Outcome:
     pins: dict[int, bool] = field(default_factory=dict)
     keep: list[int] = field(default_factory=list)
     dead: list[tuple[Record, str]] = field(default_factory=list)
-    deleted: list[tuple[str, str]] = field(default_factory=list)
+    deleted: list[tuple[str, str, int]] = field(default_factory=list)
     wanted: dict[str, Any] | None = None  # the rollback that the gate asks for
 
 
@@ -203,6 +203,8 @@ class Core:
         outcome.checkpoint = outcome.checkpoint or kind != "push"
         outcome.dead, self.arrivals.dead = self.arrivals.dead, []
         outcome.deleted, self.arrivals.deleted = self.arrivals.deleted, []
+        # what is blanked next cannot be replayed: a restart must not have to go back before it
+        outcome.checkpoint = outcome.checkpoint or bool(outcome.deleted)
         outcome.wanted = self.learning.gate.state.wanted
 
     def _total(self, batch: Batch) -> None:

@@ -236,7 +236,7 @@ class Join:
                        self._teaches(int(row["offset"]), int(row["t"])))  # fmt: skip
         self.count("clicks")
         if np.isfinite(self.shown.z[slot]).all():
-            self._clicked += (self.shown.z[slot] - self._clicked) / CLICKED_MEMORY
+            self._clicked += (self.shown.z[slot] - self._clicked) / min(self.clicks.next + 1, CLICKED_MEMORY)
         oldest = self.clicks.next - self.rules.clicks
         if oldest >= 0:
             self._evict_click(oldest)
@@ -366,10 +366,10 @@ class Join:
         """Start of a cut. Clicks come up to 30 s before the negatives of the same rankings; where that lead
         would move logits by more than LEAD (little learned yet, many clicks), clicks wait for their negatives."""
         self.cut = cut
-        clicks = self.gate.stats.flow[SHORT, 0, BUCKETS] * self.rules.negative_after / TAUS_MS[SHORT]
+        clicks = max(1.0, self.gate.stats.flow[SHORT, 0, BUCKETS] * self.rules.negative_after / TAUS_MS[SHORT])
         kalman = self.learner.heads["click"].kalman
         step = float(self._clicked @ kalman.covariance @ self._clicked)
-        self.defer = bool(kalman.rate * step * clicks > LEAD)
+        self.defer = self.clicks.next == 0 or bool(kalman.rate * step * clicks > LEAD)
 
     def undo_after(self, cut: int) -> None:
         """The weights went back to those of `cut`: negatives learned since are in no mean any more."""

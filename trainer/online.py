@@ -4,10 +4,10 @@ The steps of a cut, each a point where a crash test kills the process:
 
   1. the cut record is appended to the log (from here on a replay repeats this cut)
   2. what it covers is learned, in memory
-  3. the changed chunks of a checkpoint are put, where one is due
+  3. the changed chunks of a checkpoint are put, where one is due; dead letters are written
   4. version, changes, checkpoint, user states and pins are committed in one transaction
   5. a rollback that the gate asks for is appended as a control record, unless it is there already
-  6. dead letters, heartbeat and status are written, old versions thinned out
+  6. records of deleted users are blanked, heartbeat and status written, old versions thinned out
 
 After a crash the newest checkpoint is restored and the recorded cuts are followed; every version published since
 must be met with its hash. Only the choice of cuts and of checkpoints looks at a clock; neither moves the learner
@@ -218,6 +218,7 @@ class OnlineTrainer:
         at = self._cadence()
         self._gap = self._gap or outcome.changes is None
         write = self._checkpoint(outcome, at)
+        self._letters(outcome)
         self._steps(3)
         self._store.commit(outcome.version, outcome.changes, write, pins=outcome.pins, keep=outcome.keep)
         if write is not None:
@@ -228,7 +229,8 @@ class OnlineTrainer:
             log.warning("the gate rolls back", extra={"to": outcome.wanted["to"], "reason": outcome.wanted["reason"]})
             self._append_control("rollback", self._rollback_body(outcome))
         self._steps(5)
-        self._letters(outcome)
+        for tenant, user, offset in outcome.deleted:
+            self._log.blank_user(tenant, user, offset)
         self._housekeeping(self._clock())
         self._steps(6)
 
@@ -257,8 +259,6 @@ class OnlineTrainer:
             log.error("a record could not be read", extra={"source": source, "offset": record.offset})
             tenant = record.tenant or self._settings.tenant
             dead_letter(self._log, source, record.offset, reason, record.body, tenant, self._clock())
-        for tenant, user in outcome.deleted:
-            self._log.blank_user(tenant, user)
 
     def _housekeeping(self, now: int) -> None:
         at = self._cadence()

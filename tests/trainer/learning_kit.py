@@ -29,9 +29,9 @@ TESTKIT_BASE = Path(__file__).resolve().parents[2] / "service" / "testkit_base"
 def make_base(place: Path, variance: float = 0.02, seed: int = 3) -> Artifact:
     """The untrained graphs of the test kit, with the layout of this code and a random prior."""
     from features.attached import Attached
-    from service.artifact import _manifest, _read, _tensors
+    from service.artifact import _read, _tensors, read_manifest
 
-    manifest, _ = _manifest(TESTKIT_BASE)
+    manifest, _ = read_manifest(TESTKIT_BASE)
     layout = ZLayout(manifest.hidden, Schema.default())
     rng = np.random.default_rng(seed)
     manifest = msgspec.structs.replace(

@@ -327,6 +327,31 @@ def test_while_little_is_learned_clicks_wait_for_their_negatives() -> None:
     assert table.labels() == [(11, 1.0), (10, 0.0)]
 
 
+def test_the_first_clicks_of_a_wide_prior_wait_too() -> None:
+    """Nothing is known yet of what is clicked, and one click already moves the logit by more than the lead allowed."""
+    table = Table()
+    head = table.learner.heads["click"].kalman
+    head.covariance = np.eye(D) * 0.5
+    table.show(1, 0, [0, 1])
+    table.act(3, 1, 1)
+    for t in range(1, 60):
+        table.join.begin(t)
+        table.advance(t)
+        if t == 29:
+            assert table.learned == []
+        if t == 31:
+            assert table.labels() == [(11, 1.0), (10, 0.0)]
+            table.show(2, 31, [0])
+            table.act(32, 2, 0)
+        if 31 < t < 60:
+            assert len(table.learned) == 2, "one click known, still a wide prior"
+    table.advance(61)
+    assert len(table.learned) == 3
+    head.covariance = np.eye(D) * 1e-6
+    table.join.begin(62)
+    assert not table.join.defer, "what is well known is learned at once"
+
+
 def test_the_join_comes_back_from_its_chunks() -> None:
     table = Table()
     for ranking in range(1, 400):

@@ -11,7 +11,7 @@ import pytest
 from learning_kit import SMALL, START, Desk, items_of, make_base, shop_records
 
 from features.events import InteractionEvent, ItemEvent, RankingEvent, ShownItem, UserEvent
-from features.keys import actor_key
+from features.keys import actor_key, item_key
 from features.ops import Ops
 from features.realtime import RealtimeState
 from features.records import NewRecord
@@ -311,6 +311,54 @@ def test_a_deleted_user_is_gone_from_state_and_log(desk: Desk) -> None:
     assert desk.store.user_state(key, found.version) is None
     assert next(record.kind for record in desk.log.read("event", 20)) == "blank"
     assert before < desk.store.latest().v  # type: ignore[union-attr]
+
+
+def test_after_a_deletion_a_restart_meets_every_hash_and_what_comes_later_stays(desk: Desk) -> None:
+    trainer = desk.trainer()
+    learn_shop(desk, trainer, 15)
+    desk.add(
+        click("c1", desk.clock.now, "i1", None),
+        UserEvent(id="gone", timestamp=desk.clock.now, user="u", op="delete"),
+        click("c2", desk.clock.now, "i2", None),
+    )
+    desk.run(trainer, 400)
+    end = desk.log.end_offsets()["event/0"]
+    kinds = [record.kind for record in desk.log.read("event", end - 3)]
+    assert kinds == ["blank", "user", "interaction"], "she came back: that is not blanked"
+    again = desk.trainer()
+    assert again.differing == [], "a checkpoint stands behind the deletion"
+    assert len(again.core.users.get(actor_key("u", None))) == 1  # type: ignore[arg-type]
+
+
+def test_a_dead_letter_is_written_before_its_version(desk: Desk) -> None:
+    seen: list[tuple[int, int]] = []
+    trainer = desk.trainer(steps=lambda number: seen.append((number, len(desk.log.read("dead-letter", 0)))))
+    desk.log.append("event", [NewRecord("item", "default", desk.clock.now, "x", b"{")])
+    desk.run(trainer, 200)
+    assert (3, 1) in seen, "a kill between the commit and the letter would lose it"
+
+
+def test_skips_of_counters_and_of_user_states(desk: Desk) -> None:
+    trainer = desk.trainer()
+    desk.run(trainer, 200)
+    start = trainer.core.offsets["event/0"]
+    for what, first in (("counters", start), ("user_state", start + 1)):
+        body = {"v": 1, "by": "t", "applies_to": what,
+                "from": {"event/0": first}, "to": {"event/0": first + 1}}  # fmt: skip
+        desk.log.append("control", [NewRecord("skip", "default", desk.clock.now, "c", msgspec.json.encode(body))])
+    desk.add(*(click(f"c{k}", desk.clock.now, f"i{k}", None) for k in range(3)))
+    desk.run(trainer, 8_000)
+    state = trainer.core.users.get(actor_key("u", None))
+    assert state is not None
+    assert state.items.tolist() == [item_key("i0"), item_key("i2")]
+    desk.add(ranking("r1", desk.clock.now, ["i0", "i1", "i2"]))
+    desk.run(trainer, 200)
+    popular = list(desk.artifact.layout_names).index("rt.item.click.1h")
+    z = trainer.core.learning.join.shown.z[:3, popular]
+    assert z[0] == 0
+    assert z[1] > 0
+    assert z[2] > 0
+    assert verify_version(desk.log, desk.store, trainer.core.v, base_of(desk), realtime=SMALL)["ok"]
 
 
 def test_late_events_count_when_they_come(desk: Desk) -> None:
