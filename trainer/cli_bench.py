@@ -25,7 +25,7 @@ def _bench(name: str, data_dir: Path | None, config: Path | None, json: bool, **
     settings = settings_of(data_dir, config)
     module = importlib.import_module(f"trainer.bench.{name}")
     with progress_bar(f"bench {name}", "steps", quiet=json) as progress:
-        answer = module.run(settings, progress, **options)
+        answer = module.run(settings, progress=progress, **options)
     report(answer, json)
 
 

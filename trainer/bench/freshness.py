@@ -3,6 +3,9 @@
 Ranker and trainer as two processes; a load of interactions of other users runs beside, and none of it moves what is
 watched: an own click is watched in the clicker's ranking, counters in the scores of items that only a probe clicks
 (against one of the same category that nobody does), weights in the score of an item that has no counters at all.
+
+A learner that has seen little lets clicks wait for the negatives of their rankings (docs/online-learning.md). So it
+is first taught by lists with clicks, and weights are watched once these are learned and nothing else moves them.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ OWN, COUNTERS, WEIGHTS = 150, 60, 40
 LOAD_EVERY = 0.05
 POLL = 0.01
 BURST = 30
+TAUGHT, TAUGHT_SHOWN, TAUGHT_SECONDS = 3_000, 10, 60.0
+QUIET_SECONDS = 150.0
 
 
 class Load:
@@ -159,11 +164,25 @@ def weights(client: RawClient, hold: float) -> list[float]:
     return seconds
 
 
-def shown(client: RawClient, user: str, item: str) -> str:
-    """Rank one item for a user and tell that it was shown; returns the id of the ranking."""
-    ranking = str(ask(client, [item], user=user)[""]["request_id"])
+def teach(client: RawClient, tell: Callable[[int, int], None]) -> None:
+    """Lists of ten with a click in every second one; then wait until the last of it is learned."""
+    rng, began = random.Random(9), time.monotonic()
+    for turn in range(TAUGHT):
+        user, items = f"t{turn % 400}", [f"i{k}" for k in rng.sample(range(ITEMS // 2), TAUGHT_SHOWN)]
+        ranking = shown(client, user, *items)
+        if turn % 2:
+            click(client, [(user, rng.choice(items))], ranking=ranking)
+        time.sleep(max(0.0, began + turn * TAUGHT_SECONDS / TAUGHT - time.monotonic()))
+    tell(4, 6)
+    time.sleep(QUIET_SECONDS)
+
+
+def shown(client: RawClient, user: str, *items: str) -> str:
+    """Rank items for a user and tell that they were shown; returns the id of the ranking."""
+    answer = ask(client, list(items), user=user)[""]
+    ranking = str(answer["request_id"])
     event = {"id": ranking, "timestamp": workload.now_ms(), "event": "ranking", "user": user}
-    status, answer = client.call("POST", "/v1/events", {**event, "items": [{"id": item}]})
+    status, answer = client.call("POST", "/v1/events", {**event, "items": [{"id": item} for item in answer["ids"]]})
     if status != 200:
         raise RuntimeError(f"a ranking was not taken: {answer}")
     return ranking
@@ -221,15 +240,17 @@ def run(settings: Settings, progress: Callable[[int, int], None] | None = None) 
             wait_for_versions(client)
             load = Load(server)
             began = time.monotonic()
-            tell(1, 4)
+            tell(1, 6)
             own = own_clicks(client)
-            tell(2, 4)
+            tell(2, 6)
             after_hold = counters(client, hold)
-            tell(3, 4)
+            tell(3, 6)
+            teach(client, tell)
+            tell(5, 6)
             learned = weights(client, hold)
             load.stop()
             seconds = time.monotonic() - began
-            tell(4, 4)
+            tell(6, 6)
             return {
                 "hold_ms": settings.hold_ms,
                 "events_per_second": round(load.sent / seconds, 1),
