@@ -45,6 +45,8 @@ class Metrics:
             "repl_neighbour_failures", "failed calls of log or store", ["part"], registry=r
         )
         self.version = Gauge("repl_version", "weight version served", registry=r)
+        self.held = Gauge("repl_weights_held", "1 while the gate holds the weights", registry=r)
+        self.holds = Counter("repl_gate_holds", "holds of the gate, by reason", ["reason"], registry=r)
         self.age = Gauge("repl_age_seconds", "age of a state", ["state"], registry=r)
         self.reloads = Counter("repl_counter_reloads", "counters reloaded from a checkpoint", registry=r)
         self.items = Gauge("repl_items", "items in the catalogue", registry=r)
@@ -55,6 +57,13 @@ class Metrics:
         """One answer of a route."""
         self.answers.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
+
+    def hold(self, before: str | None, now: str | None) -> None:
+        """The gate's reason in the last version and in this one; a kind of reason counts when it appears."""
+        self.held.set(0 if now is None else 1)
+        kinds = [None if reason is None else reason.split(":")[0] for reason in (before, now)]
+        if kinds[1] is not None and kinds[0] != kinds[1]:
+            self.holds.labels(kinds[1]).inc()
 
     def page(self) -> bytes:
         """The text that Prometheus reads."""

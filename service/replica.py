@@ -70,6 +70,7 @@ class Replica(Background):
         self.prior = prior
         self.snapshot = Snapshot(0, 0, prior, None, None)
         self._pinned: int | None = None
+        self._held: str | None = None
         self._beat: tuple[int, int, int] | None = None
         self.failing = False
         self.foreign_base: str | None = None
@@ -155,6 +156,8 @@ class Replica(Background):
             self.snapshot = fresh
         self._pinned = pinned
         self._metrics.version.set(latest.v)
+        self._metrics.hold(self._held, latest.held)
+        self._held = latest.held
 
     def _weights(self, latest: Version, pinned: int | None) -> tuple[npt.NDArray[np.float64], Version | None]:
         """The weights to serve and the version they come from; the prior where they are of another base."""

@@ -88,6 +88,7 @@ class OnlineTrainer:
         self._cadence = cadence or clock
         self._checkpoint_at = self._beat_at = self._thin_at = self._cadence()
         self._gap = False  # versions since the last checkpoint that replicas cannot follow
+        self._held: str | None = None  # why the gate held the last version
         self.caught_up = False
         self.differing: list[int] = []  # versions whose replay did not meet their hash
 
@@ -225,6 +226,7 @@ class OnlineTrainer:
             self._checkpoints.committed(self.core, outcome.version.v)
             self._checkpoint_at, self._gap = at, False
         self._steps(4)
+        self._tell_hold(outcome.version.held)
         if outcome.wanted is not None and not self._asked():
             log.warning("the gate rolls back", extra={"to": outcome.wanted["to"], "reason": outcome.wanted["reason"]})
             self._append_control("rollback", self._rollback_body(outcome))
@@ -233,6 +235,14 @@ class OnlineTrainer:
             self._log.blank_user(tenant, user, offset)
         self._housekeeping(self._clock())
         self._steps(6)
+
+    def _tell_hold(self, held: str | None) -> None:
+        """One line when the gate begins to hold pushes, one when it lets them go."""
+        if held is not None and self._held is None:
+            log.warning("the gate holds the weights: the last good ones stay", extra={"reason": held})
+        elif held is None and self._held is not None:
+            log.warning("the gate lets weights go again", extra={"reason": self._held})
+        self._held = held
 
     def _checkpoint(self, outcome: Outcome, now: int) -> CheckpointWrite | None:
         """A checkpoint where one is due: by the clock, after a rollback or another base, at a backlog's end."""

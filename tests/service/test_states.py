@@ -299,6 +299,18 @@ def test_ages_say_how_old_each_state_is(repl_service: ReplService) -> None:
     assert shop.rank(["i1"])["ages_ms"]["weights"] == 300
 
 
+def test_a_hold_of_the_gate_is_a_metric(repl_service: ReplService) -> None:
+    shop = repl_service
+    stocked(shop)
+    for v, held in enumerate(("calibration: 1.4", "calibration: 1.5", "norm jump", None), 1):
+        shop.service.store.commit(version(shop, v, weights_version=1, held=held), b"")
+        follow(shop, v)
+        assert f"repl_weights_held {0.0 if held is None else 1.0}" in shop.call("GET", "/metrics")[1]
+    text = shop.call("GET", "/metrics")[1]
+    assert 'repl_gate_holds_total{reason="calibration"} 1.0' in text
+    assert 'repl_gate_holds_total{reason="norm jump"} 1.0' in text
+
+
 # arms
 
 

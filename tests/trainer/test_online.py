@@ -535,3 +535,20 @@ def test_the_status_says_what_the_page_shows(desk: Desk) -> None:
     assert len(status["curve"]) >= 1
     assert len(status["curve"][0]) == len(status["curve_columns"])
     assert status["gate"]["held"] is None
+
+
+def test_a_hold_of_the_gate_is_said_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = desk.trainer()
+    learn_shop(desk, trainer, 30)
+    desk.run(trainer, 60_000)
+    good = desk.store.latest()
+    assert good is not None
+    assert good.held is None
+    trainer.core.learning.learner.heads["click"].kalman.mean[0] = np.nan
+    learn_shop(desk, trainer, 30)
+    desk.run(trainer, 2_000)
+    said = [record for record in caplog.records if "gate holds" in record.message]
+    assert [record.reason for record in said] == ["not finite: weights of click"]  # type: ignore[attr-defined]
+    held = [v for v in desk.store.versions(100) if v.held is not None]
+    assert held
+    assert all(np.isfinite(vector).all() for v in held for vector in v.vectors().values())
