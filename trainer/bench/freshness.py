@@ -174,7 +174,10 @@ def teach(client: RawClient, tell: Callable[[int, int], None]) -> None:
             click(client, [(user, rng.choice(items))], ranking=ranking)
         time.sleep(max(0.0, began + turn * TAUGHT_SECONDS / TAUGHT - time.monotonic()))
     tell(4, 6)
-    time.sleep(QUIET_SECONDS)
+    until = time.monotonic() + QUIET_SECONDS
+    while time.monotonic() < until:
+        client.call("GET", "/health/live")  # an idle connection would be closed
+        time.sleep(1.0)
 
 
 def shown(client: RawClient, user: str, *items: str) -> str:
