@@ -49,6 +49,10 @@ class Condition(msgspec.Struct, forbid_unknown_fields=True):
     value: Value = None
 
 
+Conditions = Annotated[list[Condition], msgspec.Meta(max_length=100)]
+"""All must hold; each costs a pass over the candidates, so their number has a bound."""
+
+
 class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
     """POST /v1/rank."""
 
@@ -59,7 +63,7 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
     fields: Fields | None = None
     top_k: Count | None = None
     exclude: list[Id] = []
-    filter: list[Condition] = []
+    filter: Conditions = []
     objective: str | None = None
     pre_rank: Count | None = None
     after: str | None = None
@@ -78,7 +82,7 @@ class RetrieveRequest(msgspec.Struct, forbid_unknown_fields=True):
     fields: Fields | None = None
     top_k: Count = 100
     exclude: list[Id] = []
-    filter: list[Condition] = []
+    filter: Conditions = []
     objective: str | None = None
     pre_rank: Count | None = None
     after: str | None = None

@@ -95,3 +95,12 @@ def test_blank_queries_are_none_and_long_ones_refused() -> None:
 def test_every_request_form_has_a_schema() -> None:
     for kind in (RankRequest, RetrieveRequest, EmbeddingsRequest):
         assert msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"]
+
+
+def test_conditions_have_a_bound() -> None:
+    one = b'{"field": "price", "op": "lt", "value": 1}'
+    body = b'{"items": ["a"], "filter": [%s]}'
+    assert len(decode(body % b",".join([one] * 100), RankRequest).filter) == 100
+    with pytest.raises(InvalidRequest) as refused:
+        decode(body % b",".join([one] * 101), RankRequest)
+    assert refused.value.field == "filter"
