@@ -61,6 +61,12 @@ def question_of(service: Service, ask: Ask, rid: str) -> Question:
     )
 
 
+async def wait_and_date(service: Service, question: Question, ask: Ask) -> None:
+    """Wait for the request's token, then read the clock: in this order, so that what it waited for lies before."""
+    question.missed_token = not await wait_for(service, ask.after, ask.wait_ms)
+    question.t = service.clock()
+
+
 def router(service: Service) -> APIRouter:
     """The two routes of one service."""
     routes = APIRouter(tags=["ranking"])
@@ -92,8 +98,7 @@ def router(service: Service) -> APIRouter:
             question.t = service.clock()
             return answer(answer_bytes.to_bytes(unranked(question, ids), ask.format), question.request_id)
         ranker = service.running.ranker
-        question.missed_token = not await wait_for(service, ask.after, ask.wait_ms)
-        question.t = service.clock()
+        await wait_and_date(service, question, ask)
         limit = INLINE_EXPLAINED if ask.explain else INLINE
         inline = len(ids) <= limit and not question.filters
         return await run(inline, partial(ranker.rank, question, ids, fields), ask.format, question.request_id)
@@ -115,8 +120,7 @@ def router(service: Service) -> APIRouter:
         retriever = service.running.retriever
         keep = min(ask.pre_rank or service.settings.pre_rank, service.settings.max_candidates)
         question.pre_rank = None
-        question.missed_token = not await wait_for(service, ask.after, ask.wait_ms)
-        question.t = service.clock()
+        await wait_and_date(service, question, ask)
         work = partial(retriever.retrieve, question, ask.match, max(keep, ask.top_k))
         return await run(False, work, ask.format, question.request_id)
 
