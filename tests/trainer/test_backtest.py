@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from features.schema import Schema
 from trainer.backtest.measures import Tally, auc_of, rank_of
 from trainer.backtest.replay import Backtest, Protocol, run_backtest
 from trainer.backtest.sets import online_retail
+from trainer.cli_backtest import backtest_online_retail, lines
 from trainer.feature_replay import FeatureReplay
+from trainer.importing.load import lines_of
 from trainer.importing.online_retail import sample_file
 from trainer.prior_examples import ExampleSampler, NegativeMix
 
@@ -91,6 +94,18 @@ def test_a_group_is_scored_whole_before_it_is_learned() -> None:
     assert found["new"]["auc_uniform"] == 0.5  # all ties: no own history at all
     user = replay.user(next(key for key in replay._users if len(replay._users[key]) == 2))
     assert user is not None
+
+
+def test_figures_come_with_what_a_reader_has_to_know(tmp_path: Path) -> None:
+    small = tmp_path / "small.csv"
+    rows = islice(lines_of(sample_file()), 4_000)
+    small.write_bytes(b"\n".join(line for _, line in rows) + b"\n")
+    answer = backtest_online_retail(small, 4, lambda done, total: None)
+    printed = list(lines(answer))
+    first_figure = next(at for at, line in enumerate(printed) if "recall@20" in line)
+    above = " ".join(printed[:first_figure])
+    assert all(word in above for word in ("negatives are sampled", "no queries", "do not foretell"))
+    assert [f"note: {note}" for note in answer["notes"]] == printed[: len(answer["notes"])]
 
 
 @pytest.mark.long
