@@ -98,7 +98,12 @@ fi
 # --- 4. this project, editable; its build tools are pinned in requirements/build.txt and leave nothing behind
 say "installing repl-ranker itself (editable)"
 if [ -x "$venv/bin/uv" ]; then install --no-deps --build-constraints requirements/build.txt --editable .
-else PIP_CONSTRAINT=requirements/build.txt install --no-deps --editable .; fi
+else  # pip takes no constraints with hashes for a directory: the build tools lie beside, for this one step
+    tools="$(mktemp -d)"
+    trap 'rm -rf "$tools" "${rest:-}"' EXIT
+    install --quiet --require-hashes --no-deps --target "$tools" -r requirements/build.txt
+    PYTHONPATH="$tools" install --quiet --no-deps --no-build-isolation --editable .
+fi
 
 # --- 5. numba compiles its kernels once; the result is kept beside the sources
 "$venv/bin/repl-ranker" warm

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,18 @@ def test_a_changed_requirement_is_noticed(tree: Path) -> None:
     script(tree / ".venv/bin/repl-ranker", "exit 0")
     (tree / ".venv/.installed-serve").write_text("0123456789abcdef\n")
     assert setup(tree, "serve", PYTHON=str(tree / "no-such-python")).returncode == 2
+
+
+@pytest.mark.long
+def test_where_there_is_no_uv_pip_installs_with_the_same_hashes(tree: Path, root: Path) -> None:
+    """The real pip on this project without its dependencies; the build tools come from a registry."""
+    for name in ("README.md", "LICENSE", "THIRD_PARTY.md", "features", "service", "trainer"):
+        (tree / name).symlink_to(root / name)
+    (tree / "requirements/tools.txt").write_text(f"uv==0.0.0 --hash=sha256:{'0' * 64}\n")
+    (tree / "requirements/serve.txt").write_text(f"# nothing{os.linesep}")
+    done = setup(tree, "serve", PYTHON=sys.executable)
+    assert "going on with pip" in done.stdout
+    assert (tree / ".venv/bin/repl-ranker").exists(), done.stderr
+    installed = subprocess.run([tree / ".venv/bin/python", "-m", "pip", "list"], capture_output=True, check=True)
+    assert b"repl-ranker" in installed.stdout
+    assert b"hatchling" not in installed.stdout  # what built it is gone
