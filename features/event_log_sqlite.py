@@ -1,4 +1,5 @@
-"""One SQLite file of log streams: opening, group commit, dedup, reading. What is kept how long stands elsewhere.
+"""One SQLite file of log streams: opening, group commit, reading. What is kept how long stands elsewhere
+(`event_log_retention.py`), and so does which ids count once (`event_log_ids.py`).
 
 The file must never be opened and closed here beside SQLite's own connections: closing any descriptor of it drops the
 locks that SQLite holds on it in this process. `sync` therefore touches the write-ahead log only.
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from features import event_log_ids
 from features.errors import LogError
 from features.event_log import Clock
 from features.records import NewRecord, Offsets, Stream
@@ -22,11 +24,9 @@ from features.records import NewRecord, Offsets, Stream
 FORMAT = 1
 BUSY_SECONDS = 30.0
 _CACHE_KIB = 32 << 10
-_LOOKUP = 5_000
 _COLUMNS = (
     "offset, kind, tenant, timestamp, append_time, imported, key, hash, body"  # body last: it may be long
 )
-_PRUNE_EVERY = 250_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class StreamFile:
         self._pending_lock = threading.Lock()
         self._pending: list[_Waiting] = []
         self._readers: list[sqlite3.Connection] = []
-        self._since_prune = 0
+        self._ids = event_log_ids.EventIds(limits)
         self._closed = False
         with explained(path):
             self._writer = self._connect()
@@ -119,9 +119,7 @@ class StreamFile:
             w.execute(
                 "CREATE TABLE IF NOT EXISTS log_ends(stream TEXT PRIMARY KEY, first INTEGER, next INTEGER)"
             )
-            w.execute(
-                "CREATE TABLE IF NOT EXISTS log_ids(hash INTEGER PRIMARY KEY, append_time INTEGER NOT NULL)"
-            )
+            w.execute(event_log_ids.TABLE)
             for stream in self.streams:
                 w.execute(
                     f"CREATE TABLE IF NOT EXISTS {table(stream)}(offset INTEGER PRIMARY KEY, kind TEXT NOT NULL,"
@@ -202,10 +200,10 @@ class StreamFile:
     ) -> list[int | None]:
         now = self.clock()
         dedup = stream == "event"
-        known = self._known(w, [r.id_hash for r in records if r.id_hash], now) if dedup else set()
+        known = self._ids.known(w, [r.id_hash for r in records if r.id_hash], now) if dedup else set()
         start = int(w.execute("SELECT next FROM log_ends WHERE stream = ?", (stream,)).fetchone()[0])
         rows: list[tuple[object, ...]] = []
-        hashes: list[tuple[int, int]] = []
+        hashes: list[int] = []
         offsets: list[int | None] = []
         for r in records:
             if dedup and r.id_hash:
@@ -213,48 +211,22 @@ class StreamFile:
                     offsets.append(None)
                     continue
                 known.add(r.id_hash)
-                hashes.append((r.id_hash, now))
+                hashes.append(r.id_hash)
             offset = start + len(rows)
             rows.append((offset, r.kind, r.tenant, r.timestamp, now, r.imported, r.key, r.id_hash, r.body))
             offsets.append(offset)
         w.executemany(f"INSERT INTO {table(stream)}({_COLUMNS}) VALUES(?,?,?,?,?,?,?,?,?)", rows)
-        w.executemany("INSERT OR REPLACE INTO log_ids VALUES(?,?)", sorted(hashes))
         w.execute("UPDATE log_ends SET next = ? WHERE stream = ?", (start + len(rows), stream))
-        self._since_prune += len(hashes)
-        if self._since_prune >= _PRUNE_EVERY:
-            self.prune_ids(w, now)
+        self._ids.remember(w, hashes, now)
         return offsets
-
-    def _known(self, w: sqlite3.Connection, hashes: list[int], now: int) -> set[int]:
-        known: set[int] = set()
-        for at in range(0, len(hashes), _LOOKUP):
-            part = hashes[at : at + _LOOKUP]
-            marks = ",".join("?" * len(part))
-            query = f"SELECT hash FROM log_ids WHERE hash IN ({marks}) AND append_time >= ?"
-            known.update(row[0] for row in w.execute(query, (*part, now - self.limits.dedup_age_ms)))
-        return known
-
-    def prune_ids(self, w: sqlite3.Connection, now: int) -> None:
-        """Inside a transaction: forget event ids beyond their age and number."""
-        self._since_prune = 0
-        w.execute("DELETE FROM log_ids WHERE append_time < ?", (now - self.limits.dedup_age_ms,))
-        over = self._over(w)
-        if over > 0:
-            w.execute(
-                "DELETE FROM log_ids WHERE hash IN (SELECT hash FROM log_ids ORDER BY append_time LIMIT ?)",
-                (over,),
-            )
-
-    def _over(self, connection: sqlite3.Connection) -> int:
-        return int(connection.execute("SELECT count(*) FROM log_ids").fetchone()[0]) - self.limits.dedup_ids
 
     def prune_ids_if_many(self, now: int) -> None:
         """Forget old event ids where they are a quarter more than need be remembered."""
         with self.reading() as connection:
-            many = self._over(connection) > self.limits.dedup_ids // 4
+            many = self._ids.over(connection) > self.limits.dedup_ids // 4
         if many:
             with self.lock, self.transaction() as w:
-                self.prune_ids(w, now)
+                self._ids.prune(w, now)
 
     def ends(self, column: str) -> Offsets:
         """`first` or `next` of each stream of this file."""
