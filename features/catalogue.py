@@ -21,6 +21,7 @@ from features.catalogue_filter import FilterColumns
 from features.catalogue_text import Postings
 from features.events import ItemEvent
 from features.keys import KeyIndex, item_key, text_key
+from features.pages import zeros
 from features.schema import Schema
 
 Rows = npt.NDArray[np.int32]
@@ -71,17 +72,17 @@ class Catalogue(CatalogueChunks):
         self._index = KeyIndex(n)
         self._arena = bytearray()
         self._garbage = 0
-        self._offset = np.zeros(n, np.int64)
-        self._id_length = np.zeros(n, np.uint16)
-        self._length = np.zeros(n, np.uint32)
-        self._category = np.zeros(n, np.uint64)
+        self._offset = zeros(n, np.int64)
+        self._id_length = zeros(n, np.uint16)
+        self._length = zeros(n, np.uint32)
+        self._category = zeros(n, np.uint64)
         self.category_index = KeyIndex(MAX_CATEGORIES)
-        self._category_code = np.full(n, -1, np.int32)
-        self._brand = np.zeros(n, np.uint64)
-        self._price = np.zeros(n, np.float32)
-        self._available = np.zeros(n, bool)
-        self._deleted = np.zeros(n, bool)
-        self._numeric = np.zeros((n, len(self._defaults)), np.float32)
+        self._category_code = zeros(n, np.int32)
+        self._brand = zeros(n, np.uint64)
+        self._price = zeros(n, np.float32)
+        self._available = zeros(n, bool)
+        self._deleted = zeros(n, bool)
+        self._numeric = zeros((n, len(self._defaults)), np.float32)
         self._changed: set[int] = set()
         self._postings: Postings | None = None
         self._indexed = 0
@@ -146,6 +147,7 @@ class Catalogue(CatalogueChunks):
         row = int(self._index.intern_many(np.array([item_key(item)], np.uint64))[0])
         if row >= before:
             self._available[row] = True
+            self._category_code[row] = -1
             self._price[row] = math.nan
             self._numeric[row] = self._defaults
             self._store(row, item.encode(), b"{}")

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from features.covisitation_kernels import deflate
 from features.keys import KeyIndex
 from features.ops import IMPRESSION, Ops, OpsBuilder
+from features.pages import zeros
 from features.realtime_chunks import ITEMS_A_CHUNK, LISTS_A_CHUNK, RealtimeChunks
 from features.realtime_hash_kernels import (
     BASE_TIME,
@@ -78,17 +79,17 @@ class RealtimeState(RealtimeChunks):
         self.gains = np.array(c.gains)
         self.items = KeyIndex(c.max_items)
         self.categories = KeyIndex(c.max_categories)
-        self.item_counts = np.zeros((c.max_items, width), np.float32)
-        self.item_last = np.zeros(c.max_items, np.int64)
-        self.degree = np.zeros((c.max_items, taus), np.float32)
+        self.item_counts = zeros((c.max_items, width), np.float32)
+        self.item_last = zeros(c.max_items, np.int64)
+        self.degree = zeros((c.max_items, taus), np.float32)
         self.degree_total = np.zeros(taus)
-        self.lists = np.zeros(c.max_items, np.int32)
-        self.category_counts = np.zeros((c.max_categories, width), np.float32)
-        self.category_last = np.zeros(c.max_categories, np.int64)
-        self.list_slots = np.zeros((c.max_lists, c.neighbours), np.int32)
-        self.list_len = np.zeros(c.max_lists, np.int32)
-        self.list_weights = np.zeros((c.max_lists, c.neighbours, taus), np.float32)
-        self._owner_of = np.zeros(c.max_lists, np.int32)
+        self.lists = zeros(c.max_items, np.int32)
+        self.category_counts = zeros((c.max_categories, width), np.float32)
+        self.category_last = zeros(c.max_categories, np.int64)
+        self.list_slots = zeros((c.max_lists, c.neighbours), np.int32)
+        self.list_len = zeros(c.max_lists, np.int32)
+        self.list_weights = zeros((c.max_lists, c.neighbours, taus), np.float32)
+        self._owner_of = zeros(c.max_lists, np.int32)
         self.totals = np.zeros((1, width), np.float32)
         self.totals_last = np.full(1, NEVER, np.int64)
         self.shown = np.zeros((2, POSITION_BUCKETS))

@@ -1,11 +1,14 @@
 """Lets the log go of what nobody needs any more: once a minute, in a thread of its own. What may go the log decides.
 
+It also gives memory back, every ten seconds, where the process has grown: what an import or a burst left in the heaps.
+
 Kept in any case: everything from the newest checkpoint on (a restart replays it), what this ranker has not read, and,
 by the log's own limits, the purchase window.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 
@@ -15,14 +18,15 @@ from features.errors import LogError, StoreError
 from features.event_log import EventLog
 from features.records import Offsets
 from service.background import Background
-from service.memory import trim
+from service.memory import Relief
 from service.metrics import Metrics
-from service.user_state_consumer import MANY
 from service.weight_store import WeightStore
 
 log = logging.getLogger(__name__)
 
-EVERY_SECONDS = 60.0
+LOOK_SECONDS = 10.0
+TIDY_EVERY = 6
+"""Looks at memory between two looks at the log."""
 
 
 def offsets_to_keep(event_log: EventLog, store: WeightStore, read_through: Offsets) -> Offsets:
@@ -64,20 +68,16 @@ class Janitor(Background):
         self._bytes = Gauge(
             "repl_log_bytes", "bytes of the log's records at the last look", registry=metrics.registry
         )
-        self._trimmed_at = 0
+        self._relief = Relief()
         super().__init__("log-janitor", 30.0)
 
     def _run(self) -> None:
-        while not self._stop.wait(EVERY_SECONDS):
-            self.look()
-            self._give_back()
-
-    def _give_back(self) -> None:
-        """After many events (an import, above all) the heaps are much larger than what they hold."""
-        read = sum(self._read_through().values())
-        if read - self._trimmed_at >= MANY:
-            self._trimmed_at = read
-            trim()
+        for turn in itertools.count(1):
+            if self._stop.wait(LOOK_SECONDS):
+                return
+            self._relief.look()
+            if turn % TIDY_EVERY == 0:
+                self.look()
 
     def look(self) -> dict[str, int]:
         """Once: what was removed, by kind; empty where log or store failed."""

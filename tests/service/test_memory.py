@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
 
+from features.keys import KeyIndex
+from service.memory import Relief, drop_compiler, unchanged
 from service.testkit import ReplService
 
 
@@ -34,3 +37,37 @@ def test_users_of_a_long_backlog_leave_memory_and_are_still_known(
     again = shop.rank(names, user="u3", after=taken["token"], explain=True)["explain"]
     values = {entry["id"]: {t["name"]: t["value"] for t in entry["terms"]} for entry in again}
     assert values["i4"]["rt.own.click"] > 0 < values["i3"]["rt.own.click"]
+
+
+SMAPS = """\
+7f00-7f10 r-xp 00000000 fe:00 1 /lib/libllvmlite.so
+Size: 64 kB
+Anonymous:             0 kB
+7f10-7f20 r--p 00010000 fe:00 1 /lib/libllvmlite.so
+Anonymous:             4 kB
+7f20-7f30 rw-p 00020000 fe:00 1 /lib/libllvmlite.so
+Anonymous:             0 kB
+7f30-7f40 r-xp 00000000 fe:00 2 /lib/other.so
+Anonymous:             0 kB
+"""
+
+
+def test_only_unchanged_pages_of_the_compiler_are_dropped() -> None:
+    assert list(unchanged(SMAPS.splitlines(), "libllvmlite")) == [(0x7F00, 0x7F10)]
+
+
+def test_kernels_run_and_load_after_the_compiler_was_dropped() -> None:
+    drop_compiler()
+    index = KeyIndex(10)
+    assert index.intern_many(np.array([7, 9, 7], np.uint64)).tolist() == [0, 1, 0]
+
+
+def test_relief_has_reason_only_when_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [100 << 20]
+    monkeypatch.setattr("service.memory.resident", lambda: sizes[0])
+    relief = Relief()
+    assert relief.look()
+    sizes[0] += 1 << 20
+    assert not relief.look()
+    sizes[0] += 16 << 20
+    assert relief.look()
