@@ -97,14 +97,14 @@ class Running:
         self.retriever = Retriever(engine, self.ranker, self.titles)
 
     def failing(self) -> str | None:
-        """The neighbour that does not answer, if any."""
-        if self.consumer.failing or self.impressions.failing:
-            return "log"
-        return None
+        """The neighbour that does not answer, if any: log, state."""
+        return "log" if self.impressions.failing else self.consumer.failing
 
     def start(self) -> None:
-        """Start the threads; the replica has what the store holds before this returns."""
+        """Start the threads. Before this returns weights and counters are those of the store, and user state has
+        begun to follow the log: an answer's ages are known from the first one on."""
         self.replica.poll()
+        self.consumer.step()
         for part in (self.consumer, self.encoder, self.replica, self.impressions, self.janitor, self.titles):
             part.start()
 

@@ -98,10 +98,12 @@ class Ranker:
             if not mask.all():
                 ids = [name for name, keep in zip(ids, mask.tolist(), strict=True) if keep]
                 rows = rows[mask]
-            return self.look(question, ids, rows, removed)
+            return self.look(self.state(question), ids, rows, removed)
 
-    def look(self, question: Question, ids: list[str] | None, rows: Rows, removed: dict[str, int]) -> Found:
-        """Vectors of candidates and the asker's state, as copies; the caller holds the lock."""
+    def look(
+        self, state: UserState | None, ids: list[str] | None, rows: Rows, removed: dict[str, int]
+    ) -> Found:
+        """Vectors of candidates and of the asker's history, as copies; the caller holds the lock."""
         vectors, n = self._engine.vectors, len(rows)
         towers = np.empty((n, vectors.tower.shape[1]), np.float32)
         coarse = np.empty((n, vectors.coarse.shape[1]), np.float32)
@@ -110,11 +112,13 @@ class Ranker:
         gather(vectors.tower, rows, tower, towers)
         gather(vectors.coarse, rows, flat, coarse)
         gather(vectors.bias.reshape(-1, 1), rows, least.reshape(1), bias)
-        state = self._state(question)
         history = history_of(self._engine.catalogue, vectors, state)
         return Found(ids, rows, towers, coarse, bias[:, 0], removed, state, history)
 
-    def _state(self, question: Question) -> UserState | None:
+    def state(self, question: Question) -> UserState | None:
+        """The asker's state as a copy, None where nothing is known or the store does not answer (said in the answer).
+
+        The one read of a store that a request may cost; the caller holds the lock."""
         key = actor_key(question.user, question.session)
         try:
             state = self._engine.users.get(key) if key else None

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.keys import actor_key
+from features.user_state import UserState
 from features.words import words
 from service import filters
 from service.engine import Engine
@@ -43,15 +44,16 @@ class Retriever:
         with engine.lock:
             engine.vectors.reserve(len(engine.catalogue))
             mask = self._allowed(question, match, removed)
-            own = self._own(question, mask)
-            found = self._ranker.look(question, [], np.zeros(0, np.int32), dict(removed))
+            state = self._ranker.state(question)
+            own = self._own(state, mask)
+            found = self._ranker.look(state, None, np.zeros(0, np.int32), dict(removed))
         user = engine.sides.user(actor_key(question.user, question.session), found.history)
         query = engine.sides.query(question.query)
         left = user.coarse + (query.coarse if query is not None else np.float32(0.0))
         rows, _ = best_rows(engine.vectors, left, mask, max(keep - len(own), question.top_k or 1))
         rows = np.union1d(rows, own).astype(np.int32)
         with engine.lock:
-            found = self._ranker.look(question, None, rows, removed)
+            found = self._ranker.look(state, None, rows, removed)
         return self._ranker.finish(question, found, {})
 
     def _allowed(self, question: Question, match: Match | None, removed: dict[str, int]) -> Mask:
@@ -83,11 +85,9 @@ class Retriever:
         every = counts == len(set(wanted))
         return every if every.any() else counts > 0
 
-    def _own(self, question: Question, mask: Mask) -> npt.NDArray[np.int32]:
+    def _own(self, state: UserState | None, mask: Mask) -> npt.NDArray[np.int32]:
         """Rows of the user's own items and of the neighbours of her recent ones, as far as they are allowed."""
         engine = self._engine
-        key = actor_key(question.user, question.session)
-        state = engine.users.get(key) if key else None
         if state is None or not len(state):
             return np.zeros(0, np.int32)
         own = np.unique(state.items[-OWN:])

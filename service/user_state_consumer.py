@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Literal
 
 from features import events
 from features.catalogue import Catalogue
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 STREAM: Stream = "event"
 OFFSET = "event/0"
+Neighbour = Literal["log", "state"]
 POLL_SECONDS = 0.025
 FLUSH_MS = 500
 SAVE_MS = 5_000
@@ -69,7 +71,8 @@ class UserStateConsumer(Background):
         self._deleted: list[tuple[str, str, int]] = []
         self._flushed_at = self._saved_at = clock()
         self._saved_version = self._encoded_version = catalogue.version
-        self.failing = False
+        self.failing: Neighbour | None = None
+        """What does not answer at the moment: the log, or the files of user state and catalogue."""
         super().__init__("user-state", 30.0)
 
     @property
@@ -120,14 +123,14 @@ class UserStateConsumer(Background):
             return 0
         if self.failing:
             log.warning("user state is read again")
-            self.failing = False
+            self.failing = None
         return len(records)
 
     def _fail(self, error: ReplError) -> None:
         if not self.failing:
             log.error("user state cannot be kept up to date", extra={"reason": error.message})
-        self.failing = True
-        self._metrics.failures.labels("log" if isinstance(error, LogError) else "state").inc()
+        self.failing = "log" if isinstance(error, LogError) else "state"
+        self._metrics.failures.labels(self.failing).inc()
 
     def _skip_lost(self, error: OffsetLost) -> None:
         """Retention took records that were never read: go on with the oldest there is."""
