@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import orjson
 
+from service.candidates import Candidates
 from service.ranked import Ranked
 
 _COLUMNS = ("scores", "click", "purchase", "ctcvr", "coarse")
@@ -30,7 +32,7 @@ def _head(ranked: Ranked) -> dict[str, Any]:
 def columns(ranked: Ranked) -> bytes:
     """Format `columns`: one list a quantity, all in answer order."""
     answer = _head(ranked)
-    answer["ids"] = ranked.ids
+    answer["ids"] = _ids(ranked.ids)
     for name in _COLUMNS:
         answer[name] = getattr(ranked, name)
     if ranked.explain is not None:
@@ -47,6 +49,11 @@ def rows(ranked: Ranked) -> bytes:
     if ranked.explain is not None:
         answer["explain"] = ranked.explain
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _ids(ids: Sequence[str]) -> orjson.Fragment | list[str]:
+    written = ids.json() if isinstance(ids, Candidates) else None
+    return list(ids) if written is None else orjson.Fragment(written)
 
 
 def _listed(values: Any, n: int) -> list[Any]:

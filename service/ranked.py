@@ -51,7 +51,7 @@ class Ranked:
     stale: bool
     objective: str
     removed: dict[str, int]
-    ids: list[str]
+    ids: Sequence[str]
     scores: Column = None
     click: Column = None
     purchase: Column = None

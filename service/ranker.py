@@ -18,6 +18,7 @@ from features.errors import StoreError
 from features.keys import actor_key
 from features.user_state import UserState
 from service import filters
+from service.candidates import Candidates
 from service.engine import Engine
 from service.explain import explain_all
 from service.impressions import Answered, Impressions, fitting
@@ -27,7 +28,6 @@ from service.metrics import Metrics
 from service.objectives import order, scores
 from service.ranked import Question, Ranked
 from service.replica import Replica, Snapshot
-from service.row_cache import RowCache
 from service.scorer import SideVector
 from service.status import Freshness
 from service.user_vectors import History, history_of
@@ -45,7 +45,7 @@ class Found:
     ids None: those of the rows, looked up for what is answered only.
     """
 
-    ids: list[str] | None
+    ids: Candidates | None
     rows: Rows
     towers: F32
     item_coarse: F32
@@ -72,23 +72,23 @@ class Ranker:
         self._engine, self._replica, self._freshness = engine, replica, freshness
         self._impressions, self._metrics = impressions, metrics
         self._log_items, self._tenant = log_items, tenant
-        self._rows = RowCache(engine.catalogue)
 
     def rank(self, question: Question, ids: Sequence[str], fields: Fields) -> Ranked:
         """Rank candidates; `ids` may hold repeats, `fields` are those that candidates brought along."""
-        unique = list(dict.fromkeys(ids))
+        candidates = ids if isinstance(ids, Candidates) else Candidates.of(ids)
+        unique = candidates.distinct()
         removed = {"duplicates": len(ids) - len(unique), "excluded": 0, "filtered": 0, "unavailable": 0}
         if question.exclude:
-            kept = [name for name in unique if name not in question.exclude]
+            kept = unique.without(question.exclude)
             removed["excluded"] = len(unique) - len(kept)
             unique = kept
         found = self._find(question, unique, removed)
         return self.finish(question, found, fields)
 
-    def _find(self, question: Question, ids: list[str], removed: dict[str, int]) -> Found:
+    def _find(self, question: Question, ids: Candidates, removed: dict[str, int]) -> Found:
         engine = self._engine
         with engine.lock:
-            rows = self._rows.rows(ids)
+            rows = engine.catalogue.rows_of_keys(ids.keys)
             mask = filters.available(engine.catalogue, rows)
             removed["unavailable"] = len(rows) - int(np.count_nonzero(mask))
             if question.filters:
@@ -96,12 +96,11 @@ class Ranker:
                 removed["filtered"] = int(np.count_nonzero(mask)) - int(np.count_nonzero(both))
                 mask = both
             if not mask.all():
-                ids = [name for name, keep in zip(ids, mask.tolist(), strict=True) if keep]
-                rows = rows[mask]
+                ids, rows = ids.take(np.flatnonzero(mask)), rows[mask]
             return self.look(self.state(question), ids, rows, removed)
 
     def look(
-        self, state: UserState | None, ids: list[str] | None, rows: Rows, removed: dict[str, int]
+        self, state: UserState | None, ids: Candidates | None, rows: Rows, removed: dict[str, int]
     ) -> Found:
         """Vectors of candidates and of the asker's history, as copies; the caller holds the lock."""
         vectors, n = self._engine.vectors, len(rows)
@@ -204,9 +203,9 @@ class Ranker:
             coarse=coarse[places],
         )
 
-    def _names(self, found: Found, places: npt.NDArray[np.int64]) -> list[str]:
+    def _names(self, found: Found, places: npt.NDArray[np.int64]) -> Sequence[str]:
         if found.ids is not None:
-            return [found.ids[k] for k in places.tolist()]
+            return found.ids.take(places)
         with self._engine.lock:
             return [self._engine.catalogue.ids(row) for row in found.rows[places].tolist()]
 
@@ -257,7 +256,7 @@ class Ranker:
                 surface=0 if query is None else 1,
                 query=question.query,
                 fields=self._engine.request_numbers(question.fields),
-                items=ranked.ids[:count],
+                items=list(ranked.ids[:count]),
                 scores=ranked.scores[:count],
                 hidden=self._engine.scorer.hidden_width,
                 z=columns.astype(np.float16),
@@ -268,7 +267,7 @@ class Ranker:
 def _best(found: Found, coarse: F32, count: int) -> tuple[Found, F32]:
     """The `count` candidates of highest coarse score, in the order they came in."""
     keep = np.sort(np.argsort(-coarse, kind="stable")[:count])
-    ids = None if found.ids is None else [found.ids[k] for k in keep.tolist()]
+    ids = None if found.ids is None else found.ids.take(keep)
     small = Found(
         ids,
         found.rows[keep],

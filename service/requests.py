@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from features.errors import InvalidRequest, TooLarge
+from service.candidates import Candidates
 
 Id = str | int
 Value = bool | str | int | float | list[str | int | float] | None
@@ -70,6 +71,10 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
     wait_ms: Wait | None = None
     explain: bool = False
     format: Literal["columns", "rows"] = "columns"
+
+
+class _RankForm(RankRequest):
+    items: msgspec.Raw  # type: ignore[assignment]  # read by service/candidates.py
 
 
 class RetrieveRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -239,6 +244,22 @@ def candidate_ids(request: RankRequest, limit: int) -> tuple[list[str], dict[str
             name = id_text(item, f"items[{index}]")
         ids.append(name)
     return ids, fields
+
+
+def decode_rank(data: bytes, limit: int) -> tuple[RankRequest, Candidates, dict[str, Mapping[str, Any]]]:
+    """A rank request with its candidates and the fields they bring: `decode` and `candidate_ids`, but a list of
+    plain IDs is read without making an object of each. What is refused, and how, is theirs to say.
+    """
+    try:
+        form = _decoder(_RankForm).decode(data)
+        ids = Candidates.of_json(memoryview(form.items), limit, MAX_ID_BYTES)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        ids = None
+    if ids is not None:
+        return form, ids, {}
+    ask = decode(data, RankRequest)
+    names, fields = candidate_ids(ask, limit)
+    return ask, Candidates.of(names), fields
 
 
 def check_query(query: str | None) -> str | None:

@@ -91,8 +91,7 @@ def router(service: Service) -> APIRouter:
     async def rank(request: Request) -> Response:
         """Order the candidates of a request, best first, with calibrated probabilities."""
         service.auth.require_writer(request.headers.get("authorization"))
-        ask = requests.decode(await request.body(), requests.RankRequest)
-        ids, fields = requests.candidate_ids(ask, service.settings.max_candidates)
+        ask, ids, fields = requests.decode_rank(await request.body(), service.settings.max_candidates)
         question = question_of(service, ask, request_id(request))
         if service.without_base:
             question.t = service.clock()

@@ -17,7 +17,6 @@ from service.impressions import MAX_BYTES, fitting
 from service.item_encoder import content_hash, item_input
 from service.memory import few_heaps, give_back
 from service.metrics import Metrics
-from service.row_cache import CAPACITY, RowCache
 from service.testkit import ReplService
 from service.title_index import TitleIndexer
 
@@ -128,22 +127,6 @@ def test_titles_are_indexed_beside_and_changes_are_followed() -> None:
     assert len(catalogue.postings("lamp")) == 298
     catalogue.apply(item("new", "mug"))
     assert sorted(catalogue.postings("mug").tolist()) == [5, 250, 300]
-
-
-def test_rows_by_dictionary_are_those_of_the_catalogue() -> None:
-    catalogue = Catalogue(Schema.default(), 1_000)
-    for k in range(50):
-        catalogue.intern(f"i{k}")
-    cache = RowCache(catalogue)
-    ids = ["i7", "unknown", "i49", "i7"]
-    for _ in range(2):
-        assert cache.rows(ids).tolist() == catalogue.rows(ids).tolist() == [7, -1, 49, 7]
-    catalogue.intern("unknown")
-    assert cache.rows(ids).tolist() == [7, 50, 49, 7]
-    assert cache.rows([]).tolist() == []
-    for start in range(0, CAPACITY + 100, 50_000):
-        cache.rows([f"x{k}" for k in range(start, start + 50_000)])
-    assert cache.rows(["i49"]).tolist() == [49]
 
 
 def test_metrics_are_prometheus_text() -> None:
