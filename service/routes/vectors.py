@@ -44,10 +44,14 @@ def router(service: Service) -> APIRouter:
             raise TooLarge(f"{count} vectors, the limit is {MOST}", value=count, hint="send fewer at once")
         users, items = requests.id_texts(ask.users, "users"), requests.id_texts(ask.items, "items")
         queries = [requests.check_query(query) or "" for query in ask.queries]
-        found = await asyncio.to_thread(embed, service.running.engine, users, items, queries)
-        head = {"request_id": request_id(request), "base": service.running.engine.artifact.sha256}
-        content = orjson.dumps({**head, **found}, option=orjson.OPT_SERIALIZE_NUMPY)
-        return answer(content, request_id(request))
+        engine, rid = service.running.engine, request_id(request)
+
+        def encoded() -> bytes:
+            found = embed(engine, users, items, queries)
+            head = {"request_id": rid, "base": engine.artifact.sha256}
+            return orjson.dumps({**head, **found}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+        return answer(await asyncio.to_thread(encoded), rid)
 
     listed = openapi.describe(answer=[ItemsAnswer], errors=(401, 413, 422, 503))
     ids = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST_ITEMS}
