@@ -61,7 +61,7 @@ class EmbeddedFeatureStore:
             self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute("PRAGMA cache_size=-16384")
+            self._db.execute("PRAGMA cache_size=-4096")  # KiB
             self._db.executescript(_TABLES)
             self._check_format()
         except sqlite3.Error as error:

@@ -22,6 +22,9 @@ from features.keys import text_key
 MAX_WORDS = 32
 """Words of one text that are coded, from its start; what follows is ignored."""
 
+_KEPT = 20_000
+"""Words whose stem and key are remembered, about 200 bytes each."""
+
 STEMMERS = {
     "ar": "arabic", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish", "fi": "finnish",
     "fr": "french", "hu": "hungarian", "it": "italian", "nl": "dutch", "no": "norwegian", "pt": "portuguese",
@@ -33,7 +36,7 @@ _KANA = "\u3040-\u30ff"
 _TOKEN = re.compile(rf"([{_HAN}]+)|([{_KANA}]+)|((?:(?![{_HAN}{_KANA}])[^\W_])+)")
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(_KEPT)
 def _stem(word: str, language: str) -> str:
     return _stemmer(language)(word)
 
@@ -80,7 +83,7 @@ def words(text: str, language: str = "en") -> list[str]:
     return list(found)[:MAX_WORDS]
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(_KEPT)
 def _key(word: str) -> int:
     return text_key("word", word)
 

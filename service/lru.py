@@ -1,32 +1,46 @@
-"""A small mapping that forgets what was used longest ago. Not thread-safe: its owner locks."""
+"""Rows of numbers by 64-bit key, the least recently used forgotten first: a table, not an object a row.
+
+Not thread-safe: its owner locks.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Generic, TypeVar
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
+import numpy as np
+import numpy.typing as npt
+
+from features.pages import zeros
+
+F32 = npt.NDArray[np.float32]
 
 
-class Lru(Generic[K, V]):
-    """At most `capacity` entries."""
+class LruRows:
+    """At most `capacity` rows f32 (width,); memory: the rows in use, and about 200 bytes each to find them."""
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._held: OrderedDict[K, V] = OrderedDict()
+    def __init__(self, capacity: int, width: int) -> None:
+        self._rows: F32 = zeros((capacity, width), np.float32)
+        self._stamps: npt.NDArray[np.int64] = zeros(capacity, np.int64)
+        self._place: OrderedDict[int, int] = OrderedDict()
 
-    def get(self, key: K) -> V | None:
-        """The value, which is now the newest, or None."""
-        found = self._held.get(key)
-        if found is not None:
-            self._held.move_to_end(key)
-        return found
+    def __len__(self) -> int:
+        return len(self._place)
 
-    def put(self, key: K, value: V) -> None:
-        """Keep a value; the oldest goes when there is no room."""
-        self._held[key] = value
-        self._held.move_to_end(key)
-        if len(self._held) > self._capacity:
-            self._held.popitem(last=False)
+    def get(self, key: int, stamp: int = 0) -> F32 | None:
+        """A copy of the row, which is now the newest, or None; None too where it was put with another stamp."""
+        place = self._place.get(key)
+        if place is None or self._stamps[place] != stamp:
+            return None
+        self._place.move_to_end(key)
+        return self._rows[place].copy()
+
+    def put(self, key: int, row: F32, stamp: int = 0) -> None:
+        """Keep a row in place of the key's last one; the oldest goes when there is no room."""
+        place = self._place.get(key)
+        if place is None:
+            full = len(self._place) == len(self._rows)
+            place = self._place.popitem(last=False)[1] if full else len(self._place)
+        self._place[key] = place
+        self._place.move_to_end(key)
+        self._rows[place] = row
+        self._stamps[place] = stamp

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -76,12 +77,18 @@ def drop_compiler() -> None:
     libc = _libc()
     if libc is None:
         return
+    for start, end in _compiler():
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+
+@cache
+def _compiler() -> tuple[tuple[int, int], ...]:
+    """Where the compiler lies. Asked once: a library stays where it was loaded, and nobody makes it writable."""
     try:
         mappings = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return
-    for start, end in unchanged(mappings, _COMPILER):
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+        return ()
+    return tuple(unchanged(mappings, _COMPILER))
 
 
 def unchanged(lines: list[str], name: str) -> Iterator[tuple[int, int]]:

@@ -73,7 +73,7 @@ class Settings(BaseModel):
     # user state
     history: int = Field(256, ge=50, le=4_096, description="interactions kept a user")
     users_in_memory: int = Field(
-        50_000, ge=100, description="user states held in memory; the rest is read from disk"
+        20_000, ge=100, description="user states held in memory; the rest is read from disk"
     )
     max_items: int = Field(2_000_000, ge=1_000, description="items kept in the catalogue and the counters")
 

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from features.catalogue import Catalogue
+from features.keys import text_key
 from features.user_state import UserState
 from service.item_vectors import ItemVectors
 from service.item_vectors_kernels import gather
-from service.lru import Lru
+from service.lru import LruRows
 from service.scorer import Scorer, SideVector
 
 CAPACITY = 20_000
@@ -43,34 +44,40 @@ def history_of(catalogue: Catalogue, vectors: ItemVectors, state: UserState | No
 
 
 class SideVectors:
-    """Least recently used vectors: a user's by (user, session, what her history is), a query's by its text."""
+    """Least recently used vectors: a user's with what her history was, a query's by its text."""
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
         self._lock = threading.Lock()
-        self._users: Lru[tuple[int, int], SideVector] = Lru(CAPACITY)
-        self._queries: Lru[str, SideVector] = Lru(CAPACITY)
+        self._tower = len(scorer.no_query.tower)
+        width = self._tower + len(scorer.no_query.coarse)
+        self._users, self._queries = LruRows(CAPACITY, width), LruRows(CAPACITY, width)
 
     def user(self, actor: int, history: History) -> SideVector:
-        """The vector of an actor key (0: nobody); `history.stamp` tells whether one of before still holds."""
-        key = (actor, history.stamp)
-        with self._lock:
-            found = self._users.get(key)
+        """The vector of an actor key (0: nobody); `history.stamp` tells whether the last one still holds."""
+        found = self._held(self._users, actor, history.stamp)
         if found is None:
             found = self._scorer.encode_actor(actor, history.towers, history.kinds, history.times)
-            with self._lock:
-                self._users.put(key, found)
+            self._hold(self._users, actor, found, history.stamp)
         return found
 
     def query(self, text: str | None) -> SideVector | None:
         """The query's vector; None without words (recommendation)."""
         if text is None:
             return None
-        with self._lock:
-            found = self._queries.get(text)
+        key = text_key("query", text)
+        found = self._held(self._queries, key)
         if found is None:
             found = self._scorer.encode_query(text)
             if found is not None:
-                with self._lock:
-                    self._queries.put(text, found)
+                self._hold(self._queries, key, found)
         return found
+
+    def _held(self, rows: LruRows, key: int, stamp: int = 0) -> SideVector | None:
+        with self._lock:
+            row = rows.get(key, stamp)
+        return None if row is None else SideVector(row[: self._tower], row[self._tower :])
+
+    def _hold(self, rows: LruRows, key: int, made: SideVector, stamp: int = 0) -> None:
+        with self._lock:
+            rows.put(key, np.concatenate(made), stamp)

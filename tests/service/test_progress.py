@@ -3,8 +3,10 @@
 import asyncio
 import threading
 
+import numpy as np
+
 from service.arms import arm_of
-from service.lru import Lru
+from service.lru import LruRows
 from service.progress import Progress
 from service.rate import Rate
 
@@ -31,12 +33,28 @@ def test_a_rate_is_of_the_last_ten_seconds() -> None:
 
 
 def test_the_least_recently_used_goes() -> None:
-    held: Lru[str, int] = Lru(2)
-    held.put("a", 1)
-    held.put("b", 2)
-    assert held.get("a") == 1
-    held.put("c", 3)
-    assert (held.get("a"), held.get("b"), held.get("c")) == (1, None, 3)
+    held = LruRows(2, 3)
+    held.put(1, np.full(3, 1, np.float32))
+    held.put(2, np.full(3, 2, np.float32))
+    first = held.get(1)
+    assert first is not None
+    held.put(3, np.full(3, 3, np.float32))
+    assert held.get(2) is None
+    third = held.get(3)
+    assert third is not None
+    assert (first.tolist(), third.tolist(), len(held)) == ([1.0] * 3, [3.0] * 3, 2)
+    held.put(4, np.zeros(3, np.float32))
+    assert first.tolist() == [1.0] * 3  # what was handed out is nobody else's
+
+
+def test_a_row_holds_for_its_stamp_only() -> None:
+    held = LruRows(2, 1)
+    held.put(7, np.ones(1, np.float32), stamp=5)
+    assert held.get(7, 6) is None
+    held.put(7, np.zeros(1, np.float32), stamp=6)
+    found = held.get(7, 6)
+    assert found is not None
+    assert (found.tolist(), len(held)) == ([0.0], 1)
 
 
 def test_arms_are_stable_and_have_their_share() -> None:
