@@ -85,6 +85,13 @@ class Settings(BaseModel):
         200, ge=20, le=60_000, description="shortest time between two weight versions"
     )
     checkpoint_every_ms: int = Field(10_000, ge=200, description="time between two checkpoints")
+    versions_all_minutes: float = Field(
+        10, ge=10, le=1_440, description="how long every weight version is kept, minutes"
+    )
+    versions_minutely_hours: float = Field(
+        24, ge=1, description="how long one version a minute is kept, hours"
+    )
+    versions_hourly_days: float = Field(30, ge=1, description="how long one version an hour is kept, days")
     control_share: float = Field(
         0.01, ge=0, le=0.5, description="share of traffic ranked by the frozen prior"
     )

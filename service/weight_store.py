@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from service.weight_keeping import Keeping
 from service.weight_store_sqlite import EmbeddedWeightStore
 from service.weight_version import (
     HEADS,
@@ -132,6 +133,8 @@ class WeightStore(Protocol):
         ...
 
 
-def open_weight_store(data_dir: Path, *, fsync: bool = False) -> WeightStore:
-    """The embedded store of a data directory (`trainer.db`)."""
-    return EmbeddedWeightStore(data_dir / "trainer.db", fsync=fsync)
+def open_weight_store(
+    data_dir: Path, *, fsync: bool = False, keeping: Keeping | None = None
+) -> WeightStore:
+    """The embedded store of a data directory (`trainer.db`). keeping: what `thin` leaves, for who calls it."""
+    return EmbeddedWeightStore(data_dir / "trainer.db", fsync=fsync, keeping=keeping)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from features.errors import StoreError, UnknownVersion
-from service.weight_keeping import checkpoints_over, keep_versions
+from service.weight_keeping import Keeping, checkpoints_over, keep_versions
 from service.weight_version import FORMAT, Checkpoint, CheckpointWrite, Heartbeat, Version
 
 _TABLES = """
@@ -48,9 +48,14 @@ def _signed(key: int) -> int:
 class EmbeddedWeightStore:
     """The weight store in one SQLite file. Safe from several threads; one process writes (see `Fence`)."""
 
-    def __init__(self, path: Path, *, fsync: bool = False, max_bytes: int = 8 << 30) -> None:
-        """Open or make the file; max_bytes bounds what old checkpoints take. Raises StoreError."""
+    def __init__(
+        self, path: Path, *, fsync: bool = False, max_bytes: int = 8 << 30, keeping: Keeping | None = None
+    ) -> None:
+        """Open or make the file; keeping, max_bytes: what `thin` leaves, what old checkpoints may take.
+
+        Raises StoreError."""
         self._lock = threading.RLock()
+        self._keeping = keeping or Keeping()
         self._max_bytes = max_bytes
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +196,8 @@ class EmbeddedWeightStore:
     def thin(self, now: int) -> dict[str, int]:
         ages = self._rows("SELECT v, created, v IN (SELECT v FROM checkpoints) FROM versions ORDER BY v")
         pins = {row[0] for row in self._rows("SELECT v FROM pins UNION SELECT v FROM kept")}
-        keep = keep_versions([(v, created, bool(point)) for v, created, point in ages], pins, now)
+        rows = [(v, created, bool(point)) for v, created, point in ages]
+        keep = keep_versions(rows, pins, now, self._keeping)
         drop = [v for v, _, _ in ages if v not in keep]
         points = [row[0] for row in self._rows("SELECT v FROM checkpoints ORDER BY v")]
         over = self._over_budget([v for v in points if v in keep], pins)

@@ -30,6 +30,7 @@ from features.realtime import RealtimeConfig
 from features.records import Cut, NewRecord, Offsets, Record, offset_key
 from service.artifact import Artifact
 from service.settings import Settings
+from service.weight_keeping import Keeping
 from service.weight_store import CheckpointWrite, Heartbeat, Kind, WeightStore, open_weight_store
 from trainer.blas import single_thread
 from trainer.checkpoint import Checkpoints, meta_of, restore
@@ -288,7 +289,8 @@ def run(settings: Settings, stop: threading.Event, *, steps: Callable[[int], Non
 
     fence = Fence(settings.data_dir)
     with closing(fence), closing(open_log(settings)) as event_log:
-        store = open_weight_store(settings.data_dir, fsync=settings.durable == "fsync")
+        fsync, keeping = settings.durable == "fsync", Keeping.of(settings)
+        store = open_weight_store(settings.data_dir, fsync=fsync, keeping=keeping)
         with closing(store):
             trainer = OnlineTrainer(
                 event_log, store, current_base(settings), settings,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from features.errors import StoreError, UnknownVersion
-from service.weight_keeping import DAY, HOUR, MINUTE, checkpoints_over, keep_versions
+from service.settings import Settings
+from service.weight_keeping import DAY, HOUR, MINUTE, Keeping, checkpoints_over, keep_versions
 from service.weight_store import (
     Checkpoint,
     CheckpointWrite,
@@ -19,6 +21,7 @@ from service.weight_store import (
     WeightStore,
     chunk_sha,
     encode_weights,
+    open_weight_store,
 )
 from service.weight_store_sqlite import EmbeddedWeightStore
 
@@ -160,7 +163,51 @@ def test_thinning_keeps_what_the_rule_says() -> None:
     rows += [(10 + i, day + i * 10_000, i == 3) for i in range(6)]  # two hours ago: within one minute
     rows += [(20 + i, now - 2 * DAY + i * MINUTE, False) for i in range(3)]  # within one hour
     rows += [(30 + i, fresh + i * 200, False) for i in range(4)]
-    assert keep_versions(rows, {2}, now) == {1, 2, 13, 20, 30, 31, 32, 33}
+    assert keep_versions(rows, {2}, now, Keeping()) == {1, 2, 13, 20, 30, 31, 32, 33}
+    everything = Keeping(every=3 * HOUR)
+    assert keep_versions(rows, {2}, now, everything) == {1, 2, 10, 11, 12, 13, 14, 15, 20, 30, 31, 32, 33}
+    by_minute = Keeping(minutely=3 * DAY)
+    assert keep_versions(rows, {2}, now, by_minute) == {1, 2, 13, 20, 21, 22, 30, 31, 32, 33}
+    short = Keeping(minutely=HOUR, hourly=HOUR)
+    assert keep_versions(rows, set(), now, short) == {1, 13, 30, 31, 32, 33}  # 1 and 13: the newest checkpoints
+
+
+def test_how_long_versions_are_kept_is_three_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from service.settings import load_settings
+
+    assert Keeping.of(Settings()) == Keeping() == Keeping(10 * MINUTE, DAY, 30 * DAY)
+    for name, value in (("ALL_MINUTES", "90"), ("MINUTELY_HOURS", "2.5"), ("HOURLY_DAYS", "3")):
+        monkeypatch.setenv(f"REPL_VERSIONS_{name}", value)
+    assert Keeping.of(load_settings()[0]) == Keeping(90 * MINUTE, 150 * MINUTE, 3 * DAY)
+
+
+def test_a_store_thins_by_the_rule_it_was_opened_with(tmp_path: Path) -> None:
+    kept = {}
+    for name, keeping in (("usual", Keeping()), ("long", Keeping(every=DAY))):
+        with closing(open_weight_store(tmp_path / name, keeping=keeping)) as store:
+            for v in range(1, 7):
+                store.commit(version(v, created=v * 1_000), b"")
+            store.thin(2 * HOUR)
+            kept[name] = [found.v for found in store.versions()]
+    assert kept == {"usual": [6, 1], "long": [6, 5, 4, 3, 2, 1]}
+
+
+def test_the_trainer_thins_by_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    from trainer import online
+
+    opened = []
+
+    def spy(data_dir: Path, **options: object) -> WeightStore:
+        opened.append(options["keeping"])
+        raise StoreError("seen")
+
+    monkeypatch.setattr(online, "open_weight_store", spy)
+    settings = Settings(data_dir=tmp_path, versions_all_minutes=90, versions_hourly_days=3)
+    with pytest.raises(StoreError, match="seen"):
+        online.run(settings, threading.Event())
+    assert opened == [Keeping(90 * MINUTE, DAY, 3 * DAY)]
 
 
 def test_the_budget_drops_the_oldest_checkpoints_first() -> None:
