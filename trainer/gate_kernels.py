@@ -34,6 +34,7 @@ def _bin(logit: float, reach: float, bins: int) -> int:
 @njit(cache=True, nogil=True)
 def add_rows(
     positive: NDArray[np.bool_],
+    phase: NDArray[np.uint8],
     scored: Floats,
     age: Floats,
     control: NDArray[np.bool_],
@@ -49,12 +50,16 @@ def add_rows(
 ) -> None:
     """Add n rows to the first `windows` windows of sums, flow and histogram (see GateStats for their columns).
 
-    scored: live p when first scored, nan for a first label; age: ms since then; bucket: of the category."""
+    phase: of `trainer/learner.py`: rows of phase 1 come again, with phase 2; scored: live p when first scored,
+    nan for a first label; age: ms since then; bucket: of the category."""
     bins, last = histogram.shape[3], flow.shape[2] - 1
     for k in range(len(live)):
-        first = math.isnan(scored[k])
+        if phase[k] == 1:
+            continue
+        known = not math.isnan(scored[k])
+        first = not known or phase[k] == 2
         then = live[k]
-        if not first:
+        if known:
             p = min(max(scored[k], 1e-12), 1.0 - 1e-12)
             then = math.log(p / (1.0 - p))
         yes = positive[k]
@@ -81,7 +86,7 @@ def add_rows(
                 row[8] += weight if first else 0.0
                 row[9] += weight * (gap - gap0)
                 row[10] += weight * (gap * gap - gap0 * gap0)
-            if yes:
+            if yes and first:
                 flow[tau, 0, bucket[k]] += 1.0
                 flow[tau, 0, last] += 1.0
             flow[tau, 1, bucket[k]] += expected

@@ -1,7 +1,10 @@
 """Decayed statistics of scored examples, by event time, at three time constants. They judge nothing.
 
-Flows (clicks against predicted clicks) count an event when it comes; losses and the histograms behind the AUC
-are corrected when a click follows a negative, as if the label had been right at first. All are sums that fade
+Lists are taken whole: an early click counts, as it was first scored, when the negatives of its list come. Losses and
+the histograms behind the AUC are corrected when a click follows a negative, as if the label had been right at first.
+Flows leave later clicks out: both sides speak of the same lists, so that traffic may come and go (a shop that
+wakes up is no flood, late clicks of a quiet hour neither). All
+are sums that fade
 by e^(−age/τ): the sum of squared weights is half the sum of weights, which the tests of `gate.py` use.
 """
 
@@ -71,9 +74,10 @@ class GateStats:
         category = (rows["category"] % np.uint64(BUCKETS)).astype(np.int64)
         age = np.maximum(rows["t"] - rows["since"], 0).astype(np.float64)
         add_rows(
-            rows["label"] > 0, np.ascontiguousarray(rows["scored"]), age, np.ascontiguousarray(rows["control"]),
-            category, np.ascontiguousarray(scored.live), np.ascontiguousarray(scored.frozen), np.array(TAUS_MS),
-            LONG if frozen_long else LONG + 1, _RANGE, self.sums, self.flow, self.histogram,
+            rows["label"] > 0, np.ascontiguousarray(rows["phase"]), np.ascontiguousarray(rows["scored"]), age,
+            np.ascontiguousarray(rows["control"]), category, np.ascontiguousarray(scored.live),
+            np.ascontiguousarray(scored.frozen), np.array(TAUS_MS), LONG if frozen_long else LONG + 1, _RANGE,
+            self.sums, self.flow, self.histogram,
         )  # fmt: skip
 
     def forget_live(self) -> None:

@@ -15,16 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.gate import Gate
-from trainer.gate_stats import BUCKETS, SHORT, TAUS_MS
 from trainer.hold import INFER, NEGATIVE, PURCHASE, RETRY, Hold
 from trainer.join_rows import (
     ACCEPTED,
     BOUGHT,
     CLICK,
-    CLICKED_MEMORY,
     JOIN_WAIT_MS,
     LABEL,
-    LEAD,
     NO_COLUMNS,
     OPEN,
     PENDING,
@@ -35,7 +32,7 @@ from trainer.join_rows import (
     JoinRules,
     Shown,
 )
-from trainer.learner import EXAMPLE, Learner, Scored
+from trainer.learner import EARLY, EXAMPLE, SETTLED, WHOLE, Learner, Scored
 from trainer.rings import Ring
 
 __all__ = ["Act", "Join", "JoinRules", "Shown"]
@@ -55,7 +52,6 @@ class Join:
     counts: dict[str, int] = field(default_factory=dict)
     cut: int = 0
     infer: Callable[[int, list[Act]], Shown | None] | None = None  # `infer_shown`, see `_infer`
-    defer: bool = True  # early clicks wait for the negatives of their ranking (see `lead`)
 
     def __post_init__(self) -> None:
         self.clear()
@@ -68,7 +64,6 @@ class Join:
         self.clicks = Ring(rules.clicks, PENDING, LABEL, self.d)
         self._ranking_of: dict[int, int] = {}
         self._first_ranking = 0
-        self._clicked = np.zeros(self.d)  # running mean of clicked inputs
         self._click_of: dict[tuple[int, int], int] = {}
         self._unshown: dict[int, list[Act]] = {}
 
@@ -100,6 +95,7 @@ class Join:
         self.shown.live["scored"][slots] = np.nan
         self.shown.z[slots] = shown.z[:n]
         self.hold.push(shown.t + self.rules.negative_after, NEGATIVE, rank)
+        self.learner.heads["click"].see(shown.z[:n])
         self.count("shown", n)
 
     def replace(self, ranking: int, z: NDArray[np.float16], t: int, *, control: bool) -> bool:
@@ -149,7 +145,7 @@ class Join:
             if row["first"] >= end:
                 break
             at = slots[ring.fixed["ranking"][slots] == self._first_ranking]
-            self._reject(self._first_ranking, at[ring.live["state"][at] == OPEN], int(row["t"]))
+            self._reject(self._first_ranking, at, int(row["t"]))
             if row["first"] + row["n"] > end:
                 break
             self._ranking_of.pop(int(row["hash"]), None)
@@ -157,9 +153,9 @@ class Join:
         self._score(slots, ring, "click")
 
     def _score(self, slots: NDArray[np.int64], ring: Ring, head: str) -> None:
-        """Have negatives scored that wait in a batch, before their rows are taken or corrected."""
+        """Have rows scored that wait in a batch, before they are taken, corrected or settled."""
         live = ring.live[slots]
-        if ((live["state"] == REJECTED) & np.isnan(live["scored"])).any():
+        if (((live["state"] == REJECTED) | live["early"]) & np.isnan(live["scored"])).any():
             self.learner.heads[head].flush(self.observe)
 
     # what is done
@@ -184,8 +180,6 @@ class Join:
         if not again and row["deadline"] and t < row["deadline"] - self.rules.hold:
             due = int(row["deadline"]) - self.rules.hold
             self.hold.push(due, RETRY, (t, ranking, item, behaviour))
-        elif not again and self.defer and t < row["t"] + self.rules.negative_after:
-            self.hold.push(int(row["t"]) + self.rules.negative_after, RETRY, (t, ranking, item, behaviour))
         else:
             self._label(t, row, slot, item, behaviour)
         return int(self.shown.fixed["position"][slot]), int(row["surface"])
@@ -235,8 +229,6 @@ class Join:
         self._positive("click", self.shown, slot, t, int(row["t"]) + self.rules.negative_after,
                        self._teaches(int(row["offset"]), int(row["t"])))  # fmt: skip
         self.count("clicks")
-        if np.isfinite(self.shown.z[slot]).all():
-            self._clicked += (self.shown.z[slot] - self._clicked) / min(self.clicks.next + 1, CLICKED_MEMORY)
         oldest = self.clicks.next - self.rules.clicks
         if oldest >= 0:
             self._evict_click(oldest)
@@ -247,15 +239,15 @@ class Join:
         )  # fmt: skip
         self.clicks.live["scored"][at] = np.nan
         self.clicks.z[at] = self.shown.z[slot]
+        self.learner.heads["purchase"].see(self.clicks.z[at : at + 1])
         self._click_of[(int(row["hash"]), int(shown["item"]))] = number
         self.hold.push(t + self.rules.purchase_wait, PURCHASE, number)
 
     def _evict_click(self, number: int) -> None:
         at = number % self.rules.clicks
         row = self.clicks.fixed[at]
-        if self.clicks.live["state"][at] == OPEN:
-            self._reject_click(number, int(row["t"]))
-            self.count("evicted_clicks")
+        self.count("evicted_clicks", int(self.clicks.live["state"][at] == OPEN))
+        self._reject_click(number, int(row["t"]))
         self._score(np.array([at]), self.clicks, "purchase")
         key = (int(row["hash"]), int(row["item"]))
         if self._click_of.get(key) == number:
@@ -291,8 +283,12 @@ class Join:
         teach = teach and not live["untaught"][slot]
         back = scored if corrects and teach else 0.0
         of = ring.fixed[slot]
-        row = (-1, t, of["category"], 1.0, back, scored, since, of["control"], teach)
-        live["state"][slot] = ACCEPTED
+        early = not corrects and bool(np.isfinite(ring.z[slot]).all())
+        seq, phase = (slot, EARLY) if early else (-1, WHOLE)
+        row = (seq, t, of["category"], 1.0, back, scored, since, of["control"], teach, phase)
+        live["state"][slot], live["early"][slot] = ACCEPTED, early
+        if early:
+            live["cut"][slot], live["scored"][slot], live["untaught"][slot] = self.cut, np.nan, not teach
         ring.touch(slot)
         self.learner.heads[head].add(ring.z[slot : slot + 1], np.array([row], EXAMPLE), self.observe)
         self.count("corrected" if corrects else "positives")
@@ -302,8 +298,7 @@ class Join:
         if kind == NEGATIVE:
             self._due_negatives(due, int(payload))
         elif kind == PURCHASE:
-            at = payload % self.rules.clicks
-            if payload >= self.clicks.oldest and self.clicks.live["state"][at] == OPEN:
+            if payload >= self.clicks.oldest:
                 self._reject_click(int(payload), due)
         elif kind == INFER:
             self._infer(int(payload))
@@ -319,21 +314,42 @@ class Join:
             self.hold.push(int(row["deadline"]) - self.rules.hold, NEGATIVE, rank)
             return
         slots = self.shown.slots(int(row["first"]), int(row["n"]))
-        still = (self.shown.live["state"][slots] == OPEN) & (self.shown.fixed["ranking"][slots] == rank)
-        self._reject(rank, slots[still], due)
+        self._reject(rank, slots[self.shown.fixed["ranking"][slots] == rank], due)
 
     def _reject(self, rank: int, slots: NDArray[np.int64], t: int) -> None:
-        """Shown and not clicked by time t: negatives, all of one ranking."""
-        if not len(slots):
-            return
+        """Time is up for these shown items of a ranking: those not clicked are negatives."""
         row = self.rankings.fixed[rank % self.rules.capacity]
-        self._negatives("click", self.shown, slots, t, self._teaches(int(row["offset"]), int(row["t"])))
+        teach = self._teaches(int(row["offset"]), int(row["t"]))
+        still = slots[self.shown.live["state"][slots] == OPEN]
+        if len(still):
+            self._negatives("click", self.shown, still, t, teach)
+        self._settle("click", self.shown, slots, t, teach=teach)
+
+    def _settle(self, head: str, ring: Ring, slots: NDArray[np.int64], t: int, *, teach: bool) -> None:
+        """The negatives of these rows' lists have come, learned or not: no positive is early now."""
+        early = slots[ring.live["early"][slots]]
+        if not len(early):
+            return
+        self._score(early, ring, head)
+        lent = ~ring.live["untaught"][early]
+        if not teach:
+            self.learner.heads[head].forget(int(lent.sum()))
+        rows = np.zeros(len(early), EXAMPLE)
+        rows["seq"], rows["t"], rows["since"], rows["label"] = -1, t, t, 1.0
+        rows["category"], rows["control"] = ring.fixed["category"][early], ring.fixed["control"][early]
+        rows["scored"], rows["teach"], rows["phase"] = ring.live["scored"][early], teach & lent, SETTLED
+        ring.live["early"][early] = False
+        ring.touch(early)
+        self.learner.heads[head].add(ring.z[early], rows, self.observe)
 
     def _reject_click(self, number: int, t: int) -> None:
-        at = number % self.rules.clicks
-        row = self.clicks.fixed[at]
+        """Time is up for a click: a negative, unless it was bought."""
+        at = np.array([number % self.rules.clicks])
+        row = self.clicks.fixed[at[0]]
         teach = self._teaches(int(row["offset"]), int(row["shown"]))
-        self._negatives("purchase", self.clicks, np.array([at]), t, teach)
+        if self.clicks.live["state"][at[0]] == OPEN:
+            self._negatives("purchase", self.clicks, at, t, teach)
+        self._settle("purchase", self.clicks, at, t, teach=teach)
 
     def _negatives(self, head: str, ring: Ring, slots: NDArray[np.int64], t: int, teach: bool) -> None:
         rows = np.zeros(len(slots), EXAMPLE)
@@ -363,19 +379,17 @@ class Join:
         ring.touch(slots)
 
     def begin(self, cut: int) -> None:
-        """Start of a cut. Clicks come up to 30 s before the negatives of the same rankings; where that lead
-        would move logits by more than LEAD (little learned yet, many clicks), clicks wait for their negatives."""
+        """Start of a cut."""
         self.cut = cut
-        clicks = max(1.0, self.gate.stats.flow[SHORT, 0, BUCKETS] * self.rules.negative_after / TAUS_MS[SHORT])
-        kalman = self.learner.heads["click"].kalman
-        step = float(self._clicked @ kalman.covariance @ self._clicked)
-        self.defer = self.clicks.next == 0 or bool(kalman.rate * step * clicks > LEAD)
 
     def undo_after(self, cut: int) -> None:
-        """The weights went back to those of `cut`: negatives learned since are in no mean any more."""
-        for ring in (self.shown, self.clicks):
+        """The weights went back to those of `cut`: what was learned since is in no mean any more."""
+        for head, ring in (("click", self.shown), ("purchase", self.clicks)):
             slots = ring.slots(ring.oldest, ring.next - ring.oldest)
-            lost = slots[(ring.live["state"][slots] == REJECTED) & (ring.live["cut"][slots] > cut)]
+            since = slots[ring.live["cut"][slots] > cut]
+            lent = ring.live["early"][since] & ~ring.live["untaught"][since]
+            self.learner.heads[head].forget(int(lent.sum()))
+            lost = since[lent | (ring.live["state"][since] == REJECTED)]
             ring.live["untaught"][lost] = True
             ring.touch(lost)
 
@@ -392,7 +406,7 @@ class Join:
     def changed_chunks(self) -> dict[str, bytes]:
         """Chunks changed since `mark_clean`."""
         counts, unshown = sorted(self.counts.items()), list(self._unshown.items())
-        scalars = (self._first_ranking, self._clicked.tolist(), counts, unshown)
+        scalars = (self._first_ranking, counts, unshown)
         found = {"counts": msgspec.msgpack.encode(scalars)}
         for name, ring in self._rings().items():
             found.update({f"{name}/{part}": data for part, data in ring.changed_chunks().items()})
@@ -410,10 +424,9 @@ class Join:
             start = f"{name}/"
             mine = [part for part in chunks if part.startswith(start)]
             ring.restore({part.removeprefix(start): chunks[part] for part in mine})
-        form = tuple[int, list[float], list[tuple[str, int]], list[tuple[int, list[Act]]]]
-        self._first_ranking, clicked, counts, unshown = msgspec.msgpack.decode(chunks["counts"], type=form)
+        form = tuple[int, list[tuple[str, int]], list[tuple[int, list[Act]]]]
+        self._first_ranking, counts, unshown = msgspec.msgpack.decode(chunks["counts"], type=form)
         self._unshown = dict(unshown)
-        self._clicked = np.array(clicked)
         self.counts = dict(counts)
         for rank in range(self._first_ranking, self.rankings.next):
             self._ranking_of[int(self.rankings.fixed["hash"][rank % self.rules.capacity])] = rank

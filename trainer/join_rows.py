@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 CLICK, BOUGHT = 1, 4  # behaviour codes: every one from CLICK to BOUGHT implies a click
 JOIN_WAIT_MS = 5_000
-LEAD = 0.05  # logits
-CLICKED_MEMORY = 256  # clicks
 OPEN, REJECTED, ACCEPTED = range(3)  # no label yet; learned as a negative; as a positive
 
 SHOWN = np.dtype(
@@ -23,7 +21,7 @@ PENDING = np.dtype(
     [("item", "<u8"), ("category", "<u8"), ("hash", "<u8"), ("t", "<i8"), ("shown", "<i8"),
      ("offset", "<i8"), ("control", "?")]
 )  # fmt: skip
-LABEL = np.dtype([("scored", "<f8"), ("cut", "<i8"), ("state", "u1"), ("untaught", "?")])
+LABEL = np.dtype([("scored", "<f8"), ("cut", "<i8"), ("state", "u1"), ("untaught", "?"), ("early", "?")])
 RANKING = np.dtype(
     [("hash", "<u8"), ("t", "<i8"), ("first", "<i8"), ("n", "<i8"), ("offset", "<i8"), ("deadline", "<i8"),
      ("actor", "<u8"), ("surface", "u1")]

@@ -57,13 +57,19 @@ class KalmanHead:
             variance += np.minimum(room, self.noise * (t - self.at) / 1000.0)
         self.at = t if self.at is None else max(self.at, t)
 
-    def learn(self, z: Floats, residual: Floats, curvature: Floats) -> None:
+    def learn(self, z: Floats, residual: Floats, curvature: Floats, level: Floats | float = 0.0) -> None:
         """One micro-batch. z f64 (n, d), n ≤ 32; residual f64 (n,): label − p, plus what is taken back;
-        curvature f64 (n,): p (1 − p), or 0 where the example brings no new information."""
+        curvature f64 (n,): p (1 − p), or 0 where the example brings no new information; level f64 (d,): added
+        to the gradient (see `trainer/lead.py`)."""
         informed = curvature > 0.0
         if informed.any():
             self._shrink(z[informed] * np.sqrt(self.rate * curvature[informed])[:, None])
-        self.mean += self.rate * (self.covariance @ (residual @ z))
+        self.mean += self.rate * (self.covariance @ (residual @ z + level))
+
+    def reach(self, z: Floats) -> Floats:
+        """By how much a residual of 1 moves the logit of its own inputs, f64 (n,)."""
+        logits: Floats = np.einsum("nd,nd->n", z @ self.covariance, z)
+        return self.rate * logits
 
     def _shrink(self, a: Floats) -> None:
         gain = a @ self.covariance  # (n, d)

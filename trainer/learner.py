@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from service.last_layer import logits, sigmoid
 from service.weight_version import HEADS
 from trainer.kalman import BATCH, KalmanHead
+from trainer.lead import Lead
 
 Floats = NDArray[np.float64]
 Prior = Mapping[str, tuple[Floats, Floats]]
+
+WHOLE, EARLY, SETTLED = range(3)
 
 EXAMPLE = np.dtype(
     [
@@ -30,9 +33,13 @@ EXAMPLE = np.dtype(
         ("since", "<i8"),  # ms, when first scored
         ("control", "?"),  # shown by the frozen prior (control arm)
         ("teach", "?"),  # moves the weights; otherwise only watched
+        ("phase", "u1"),  # WHOLE, or of a positive that comes before its list's negatives (`trainer/lead.py`)
     ]
 )
-"""One row an example. A correction (a click after the negative was learned) has `scored` ≥ 0."""
+"""One row an example. A correction (a click after the negative was learned) has `scored` ≥ 0.
+
+An EARLY positive comes a second time, SETTLED, with the negatives of its list: learned the first time, seen by the
+gate the second; `teach` there: it was learned, and what it owes is paid."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,14 @@ class HeadLearner:
         self._z = np.zeros((self.kalman.d, BATCH), np.float32)
         self._rows = np.zeros(BATCH, EXAMPLE)
         self._n = 0
+        self.lead = Lead(self.kalman.d)
+
+    def see(self, z: NDArray[np.float16]) -> None:
+        """Items were shown, f16 (n, d); those that are not finite are passed over."""
+        sound = z[np.isfinite(z).all(axis=1)]
+        if len(sound):
+            inputs = sound.astype(np.float64)
+            self.lead.see(inputs, sigmoid(inputs @ self.kalman.mean))
 
     def add(self, z: NDArray[np.float16], rows: NDArray[np.void], observe: Callable[[Scored], None]) -> None:
         """Take examples in order: z f16 (n, d), rows of EXAMPLE (n,). Rows with a z that is not finite are
@@ -86,10 +101,24 @@ class HeadLearner:
         live, frozen = logits(z_t, np.stack([self.kalman.mean, self.frozen]), self._bounds)
         observe(Scored(self.head, rows, live, frozen))
         p = sigmoid(live)
-        residual = np.where(rows["teach"], rows["label"] - p + rows["back"], 0.0)
-        first = rows["teach"] & np.isnan(rows["scored"])
+        teach = rows["teach"] & (rows["phase"] != SETTLED)
+        residual = np.where(teach, rows["label"] - p + rows["back"], 0.0)
+        first = teach & np.isnan(rows["scored"])
         self.kalman.advance(int(rows["t"][-1]))
-        self.kalman.learn(z_t.T.astype(np.float64), residual, np.where(first, p * (1.0 - p), 0.0))
+        z = z_t.T.astype(np.float64)
+        level = self._level(rows, z, residual)
+        self.kalman.learn(z, residual, np.where(first, p * (1.0 - p), 0.0), level)
+
+    def _level(self, rows: NDArray[np.void], z: Floats, residual: Floats) -> Floats:
+        """What evens out the lead of the early positives, and pays for those whose negatives came."""
+        early, settled = (rows["teach"] & (rows["phase"] == phase) for phase in (EARLY, SETTLED))
+        share = 1.0 / (1.0 + self.kalman.reach(z[early]) * residual[early])
+        taken = self.lead.borrow(z[early], residual[early], share)
+        return self.lead.settle(int(settled.sum())) - taken
+
+    def forget(self, n: int) -> None:
+        """n early positives, already scored, owe nothing: they are in no mean, or their negatives will not be."""
+        self.lead.settle(n)
 
     @property
     def waiting(self) -> int:
@@ -123,9 +152,11 @@ class Learner:
 
     def chunks(self) -> dict[str, bytes]:
         """State of both filters; valid between cuts, when nothing waits."""
-        return {name: head.kalman.state() for name, head in self.heads.items()}
+        states = {name: head.kalman.state() for name, head in self.heads.items()}
+        return states | {f"{name}/lead": head.lead.state() for name, head in self.heads.items()}
 
     def restore(self, chunks: Mapping[str, bytes]) -> None:
         """The inverse of `chunks`."""
         for name, head in self.heads.items():
             head.kalman.load(chunks[name])
+            head.lead.load(chunks[f"{name}/lead"])

@@ -13,11 +13,17 @@ from hypothesis import strategies as st
 from trainer.gate import Gate
 from trainer.hold import EVENT, Hold
 from trainer.join import Join, JoinRules, Shown
-from trainer.learner import Learner
+from trainer.learner import SETTLED, Learner
 
 D = 3
 RULES = JoinRules(
-    negative_after=30, click_window=600, purchase_wait=100, purchase_window=2_000, hold=0, capacity=1_000, clicks=250
+    negative_after=30,
+    click_window=600,
+    purchase_wait=100,
+    purchase_window=2_000,
+    hold=0,
+    capacity=1_000,
+    clicks=250,
 )
 CLICK, FAVOURITE, CART, BUY = 1, 2, 3, 4
 
@@ -33,8 +39,9 @@ class Table:
         prior = {head: (np.zeros(D), np.eye(D) * 0.01) for head in ("click", "purchase")}
         self.learner = Learner(prior, np.array([[0, D]], np.int64), noise=0, rate=0.3)
         self.gate, self.hold = Gate(), Hold()
-        self.join = Join(D, self.rules, self.learner, self.gate, self.hold, lambda offset: offset not in self.skipped)
-        self.join.defer = False
+        self.join = Join(
+            D, self.rules, self.learner, self.gate, self.hold, lambda offset: offset not in self.skipped
+        )
         self.learned: list[tuple[str, float, float, bool, int]] = []
         for name, head in self.learner.heads.items():
             head.add = self._watch(name, head.add)  # type: ignore[method-assign]
@@ -42,8 +49,11 @@ class Table:
     def _watch(self, name: str, add: Any) -> Any:
         def watched(z: Any, rows: Any, observe: Any) -> None:
             sound = np.isfinite(z).all(axis=1)
-            for k, row in zip(np.flatnonzero(sound), rows[sound], strict=True):
-                self.learned.append((name, float(row["label"]), float(row["back"]), bool(row["teach"]), int(z[k, 1])))
+            first = sound & (rows["phase"] != SETTLED)
+            for k, row in zip(np.flatnonzero(first), rows[first], strict=True):
+                self.learned.append(
+                    (name, float(row["label"]), float(row["back"]), bool(row["teach"]), int(z[k, 1]))
+                )
             add(z, rows, observe)
 
         return watched
@@ -78,17 +88,23 @@ def oracle(
     found: dict[str, dict[int, list[float]]] = {"click": {}, "purchase": {}}
     for ranking, (shown, items) in rankings.items():
         for item in items:
-            mine = sorted(t for t, r, i, b in acts if (r, i) == (ranking, item) and CLICK <= b <= BUY and t <= end)
+            mine = sorted(
+                t for t, r, i, b in acts if (r, i) == (ranking, item) and CLICK <= b <= BUY and t <= end
+            )
             buys = sorted(t for t, r, i, b in acts if (r, i, b) == (ranking, item, BUY) and t <= end)
             first = next((t for t in mine if t - shown <= RULES.click_window), None)
             labels: list[float] = []
-            if shown + RULES.negative_after <= end and (first is None or first > shown + RULES.negative_after):
+            if shown + RULES.negative_after <= end and (
+                first is None or first > shown + RULES.negative_after
+            ):
                 labels.append(0.0)
             if first is not None:
                 labels.append(1.0)
                 bought = next((t for t in buys if t >= first and t - first <= RULES.purchase_window), None)
                 later: list[float] = []
-                if first + RULES.purchase_wait <= end and (bought is None or bought > first + RULES.purchase_wait):
+                if first + RULES.purchase_wait <= end and (
+                    bought is None or bought > first + RULES.purchase_wait
+                ):
                     later.append(0.0)
                 if bought is not None:
                     later.append(1.0)
@@ -98,7 +114,10 @@ def oracle(
 
 
 ACTS = st.tuples(
-    st.integers(0, 900), st.integers(1, 5), st.integers(0, 3), st.sampled_from([CLICK, FAVOURITE, CART, BUY, 5])
+    st.integers(0, 900),
+    st.integers(1, 5),
+    st.integers(0, 3),
+    st.sampled_from([CLICK, FAVOURITE, CART, BUY, 5]),
 )
 
 
@@ -136,7 +155,9 @@ def test_every_label_once_as_brute_force_says(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    acts=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 3), st.sampled_from([CLICK, BUY])), max_size=12),
+    acts=st.lists(
+        st.tuples(st.integers(0, 900), st.integers(0, 3), st.sampled_from([CLICK, BUY])), max_size=12
+    ),
     cuts=st.lists(st.integers(1, 400), min_size=1, max_size=10),
 )
 def test_how_time_is_cut_changes_nothing(acts: list[tuple[int, int, int]], cuts: list[int]) -> None:
@@ -246,7 +267,9 @@ def test_rows_that_make_place_are_decided() -> None:
 
 
 def test_pending_clicks_are_bounded_and_decided() -> None:
-    table = Table(JoinRules(negative_after=30, click_window=600, purchase_wait=10_000, hold=0, capacity=50, clicks=3))
+    table = Table(
+        JoinRules(negative_after=30, click_window=600, purchase_wait=10_000, hold=0, capacity=50, clicks=3)
+    )
     table.show(1, 0, [0, 1, 2, 3, 4])
     for item in range(5):
         table.act(1 + item, 1, item)
@@ -292,7 +315,6 @@ def test_what_is_skipped_is_watched_and_not_taught() -> None:
 def test_a_negative_that_a_rollback_took_is_not_taken_back_again() -> None:
     table = Table()
     table.join.begin(4)
-    table.join.defer = False
     table.show(1, 0, [0])
     table.advance(31)
     table.learner.flush(table.join.observe)
@@ -316,40 +338,49 @@ def test_inputs_that_are_not_numbers_are_dropped() -> None:
     assert np.isfinite(table.learner.heads["click"].kalman.mean).all()
 
 
-def test_while_little_is_learned_clicks_wait_for_their_negatives() -> None:
+def test_a_click_is_learned_at_once_and_level_with_what_was_shown() -> None:
     table = Table()
-    table.join.defer = True
-    table.show(1, 0, [0, 1])
+    table.join.begin(1)
+    table.show(1, 0, [0, 1, 2, 3])
     table.act(3, 1, 1)
-    table.advance(29)
-    assert table.learned == []
+    table.advance(3)
+    head = table.learner.heads["click"]
+    table.learner.flush(table.join.observe)
+    assert table.labels() == [(11, 1.0)]
+    assert head.lead.open == 1
+    assert head.kalman.mean[1] != 0, "it moved weights"
     table.advance(30)
-    assert table.labels() == [(11, 1.0), (10, 0.0)]
+    table.learner.flush(table.join.observe)
+    assert head.lead.open == 0
 
 
-def test_the_first_clicks_of_a_wide_prior_wait_too() -> None:
-    """Nothing is known yet of what is clicked, and one click already moves the logit by more than the lead allowed."""
-    table = Table()
-    head = table.learner.heads["click"].kalman
-    head.covariance = np.eye(D) * 0.5
+@pytest.mark.parametrize("end", ["settled", "evicted", "rolled back"])
+def test_no_early_click_owes_for_ever(end: str) -> None:
+    """Whatever becomes of a list, its clicks are early only until then; a whole list of clicks as well."""
+    table = Table(JoinRules(**{**RULES.__dict__, "capacity": 8, "clicks": 2, "purchase_wait": 40}))
+    lead = {name: head.lead for name, head in table.learner.heads.items()}
+    table.join.begin(5)
     table.show(1, 0, [0, 1])
-    table.act(3, 1, 1)
-    for t in range(1, 60):
-        table.join.begin(t)
-        table.advance(t)
-        if t == 29:
-            assert table.learned == []
-        if t == 31:
-            assert table.labels() == [(11, 1.0), (10, 0.0)]
-            table.show(2, 31, [0])
-            table.act(32, 2, 0)
-        if 31 < t < 60:
-            assert len(table.learned) == 2, "one click known, still a wide prior"
-    table.advance(61)
-    assert len(table.learned) == 3
-    head.covariance = np.eye(D) * 1e-6
-    table.join.begin(62)
-    assert not table.join.defer, "what is well known is learned at once"
+    for item in (0, 1):
+        table.act(3, 1, item, BUY)
+    table.advance(4)
+    table.learner.flush(table.join.observe)
+    assert (lead["click"].open, lead["purchase"].open) == (2, 2)
+    if end == "evicted":
+        table.show(2, 10, list(range(8)))
+        for item in (0, 1):
+            table.act(12, 2, item)
+        table.advance(12)
+        table.learner.flush(table.join.observe)
+        assert (lead["click"].open, lead["purchase"].open) == (2, 0), "those of the second list"
+    elif end == "rolled back":
+        table.join.undo_after(4)
+        assert [one.open for one in lead.values()] == [0, 0]
+    table.advance(100)
+    table.learner.flush(table.join.observe)
+    for one in lead.values():
+        assert one.open == 0
+        assert one.owes == 0.0
 
 
 def test_the_join_comes_back_from_its_chunks() -> None:

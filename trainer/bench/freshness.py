@@ -4,8 +4,8 @@ Ranker and trainer as two processes; a load of interactions of other users runs 
 watched: an own click is watched in the clicker's ranking, counters in the scores of items that only a probe clicks
 (against one of the same category that nobody does), weights in the score of an item that has no counters at all.
 
-A learner that has seen little lets clicks wait for the negatives of their rankings (docs/online-learning.md). So it
-is first taught by lists with clicks, and weights are watched once these are learned and nothing else moves them.
+Weights are watched twice: on a cold learner, and after it was taught by lists with clicks. Both times all probes are
+sent and seen within the 30 s after which their own negatives come, when nothing else moves the weights.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ OWN, COUNTERS, WEIGHTS = 150, 60, 40
 LOAD_EVERY = 0.05
 POLL = 0.01
 BURST = 30
-TAUGHT, TAUGHT_SHOWN, TAUGHT_SECONDS = 3_000, 10, 60.0
-QUIET_SECONDS = 150.0
+SHOWN, EVERY = 10, 0.55
+TAUGHT, TAUGHT_SECONDS = 2_000, 60.0
+QUIET_SECONDS = 40.0  # until the last negatives of what was taught are learned
 
 
 class Load:
@@ -141,39 +142,42 @@ def counters(client: RawClient, hold: float) -> list[float]:
     return [max(0.0, seen[item] - sent[item] - hold) for item in items]
 
 
-def weights(client: RawClient, hold: float) -> list[float]:
+def weights(client: RawClient, hold: float, name: str) -> list[float]:
     """Seconds from the end of the hold to a score that only the weights can have moved."""
+    rng = random.Random(name)
     seconds: list[float] = []
     pending: list[float] = []
     last = ask(client, ["unheard of"])["unheard of"]
     turn, due = 0, time.perf_counter()
-    until = due + WEIGHTS * 0.9 + hold + 20
+    until = due + WEIGHTS * EVERY + hold + 2
     while len(seconds) < WEIGHTS and time.perf_counter() < until:
         now = time.perf_counter()
         if turn < WEIGHTS and now >= due:
-            ranking = shown(client, f"w{turn}", f"i{300 + turn}")
+            user, items = f"{name}{turn}", [f"i{k}" for k in rng.sample(range(ITEMS // 2), SHOWN)]
+            ranking = shown(client, user, *items)
             pending.append(time.perf_counter())
-            click(client, [(f"w{turn}", f"i{300 + turn}")], ranking=ranking)
-            turn, due = turn + 1, due + 0.9
+            click(client, [(user, rng.choice(items))], ranking=ranking)
+            turn, due = turn + 1, due + EVERY
         score = ask(client, ["unheard of"])["unheard of"]
         if score != last:
             last, now = score, time.perf_counter()
-            if pending and now - pending[0] >= hold - 0.05:
-                seconds.append(max(0.0, now - pending.pop(0) - hold))
+            if not pending or now - pending[0] < hold - 0.05:
+                raise RuntimeError("weights moved that no probe can have moved")
+            seconds.append(max(0.0, now - pending.pop(0) - hold))
         time.sleep(POLL)
     return seconds
 
 
 def teach(client: RawClient, tell: Callable[[int, int], None]) -> None:
-    """Lists of ten with a click in every second one; then wait until the last of it is learned."""
+    """Lists with a click in every second one; then wait until the last of it is learned."""
     rng, began = random.Random(9), time.monotonic()
     for turn in range(TAUGHT):
-        user, items = f"t{turn % 400}", [f"i{k}" for k in rng.sample(range(ITEMS // 2), TAUGHT_SHOWN)]
+        user, items = f"t{turn % 400}", [f"i{k}" for k in rng.sample(range(ITEMS // 2), SHOWN)]
         ranking = shown(client, user, *items)
         if turn % 2:
             click(client, [(user, rng.choice(items))], ranking=ranking)
         time.sleep(max(0.0, began + turn * TAUGHT_SECONDS / TAUGHT - time.monotonic()))
-    tell(4, 6)
+    tell(5, 7)
     until = time.monotonic() + QUIET_SECONDS
     while time.monotonic() < until:
         client.call("GET", "/health/live")  # an idle connection would be closed
@@ -185,7 +189,9 @@ def shown(client: RawClient, user: str, *items: str) -> str:
     answer = ask(client, list(items), user=user)[""]
     ranking = str(answer["request_id"])
     event = {"id": ranking, "timestamp": workload.now_ms(), "event": "ranking", "user": user}
-    status, answer = client.call("POST", "/v1/events", {**event, "items": [{"id": item} for item in answer["ids"]]})
+    status, answer = client.call(
+        "POST", "/v1/events", {**event, "items": [{"id": item} for item in answer["ids"]]}
+    )
     if status != 200:
         raise RuntimeError(f"a ranking was not taken: {answer}")
     return ranking
@@ -243,23 +249,26 @@ def run(settings: Settings, progress: Callable[[int, int], None] | None = None) 
             wait_for_versions(client)
             load = Load(server)
             began = time.monotonic()
-            tell(1, 6)
+            tell(1, 7)
             own = own_clicks(client)
-            tell(2, 6)
+            tell(2, 7)
             after_hold = counters(client, hold)
-            tell(3, 6)
+            tell(3, 7)
+            cold = weights(client, hold, "cold")
+            tell(4, 7)
             teach(client, tell)
-            tell(5, 6)
-            learned = weights(client, hold)
+            tell(6, 7)
+            taught = weights(client, hold, "taught")
             load.stop()
             seconds = time.monotonic() - began
-            tell(6, 6)
+            tell(7, 7)
             return {
                 "hold_ms": settings.hold_ms,
                 "events_per_second": round(load.sent / seconds, 1),
                 "own_click": figures(own, OWN),
                 "counters_after_hold": figures(after_hold, COUNTERS),
-                "weights_after_hold": figures(learned, WEIGHTS),
+                "weights_after_hold_cold": figures(cold, WEIGHTS),
+                "weights_after_hold": figures(taught, WEIGHTS),
                 "served": served(client),
             }
         finally:
