@@ -147,7 +147,7 @@ class Sleepy(DriftShop):
 
 
 def test_a_shop_that_sleeps_and_wakes_up_is_no_fault() -> None:
-    """Late clicks come while nothing is shown any more, and clicks of the morning before the negatives of their lists."""
+    """Late clicks come while nothing is shown; clicks of the morning come before the negatives of their lists."""
     run = live(Sleepy(prior_error=0.1, rankings_a_second=8), 560)
     assert not run.rollbacks
     assert run.ratio(420, 560) < 1.0
