@@ -143,16 +143,23 @@ class Catalogue(CatalogueChunks):
         """The row of an item, a new one without fields where it was not known; −1 where the catalogue is
         full.
         """
-        before = len(self._index)
-        row = int(self._index.intern_many(np.array([item_key(item)], np.uint64))[0])
-        if row >= before:
-            self._available[row] = True
-            self._category_code[row] = -1
-            self._price[row] = math.nan
-            self._numeric[row] = self._defaults
+        row, is_new = self._row_of(item)
+        if is_new:
             self._store(row, item.encode(), b"{}")
             self._touch(row)
         return row
+
+    def _row_of(self, item: str) -> tuple[int, bool]:
+        """(row, whether it was given just now, with the columns of an item without fields); −1 where full."""
+        before = len(self._index)
+        row = self._index.intern(item_key(item))
+        if row < before:
+            return row, False
+        self._available[row] = True
+        self._category_code[row] = -1
+        self._price[row] = math.nan
+        self._numeric[row] = self._defaults
+        return row, True
 
     def _touch(self, row: int) -> None:
         self._changed.add(row)
@@ -161,10 +168,10 @@ class Catalogue(CatalogueChunks):
 
     def apply(self, event: ItemEvent) -> int:
         """Take an item event (patch, replace or delete); returns the row, −1 where the catalogue is full."""
-        row = self.intern(event.item)
+        row, is_new = self._row_of(event.item)
         if row < 0:
             return row
-        old = self.fields(row)
+        old = {} if is_new else self.fields(row)
         fields: dict[str, Any] = {}
         if event.op == "patch":
             fields = {**old, **event.fields}
@@ -174,7 +181,7 @@ class Catalogue(CatalogueChunks):
         if event.op == "replace" or event.available is not None:
             self._available[row] = event.available is not False
         self._deleted[row] = event.op == "delete"
-        if fields != old:
+        if is_new or fields != old:
             self._store(row, event.item.encode(), orjson.dumps(fields))
             self._set_columns(row, fields)
             self._filters.update(row, fields)
@@ -188,7 +195,7 @@ class Catalogue(CatalogueChunks):
         category = _text(fields.get(schema.category)) if schema.category else None
         brand = _text(fields.get(schema.brand)) if schema.brand else None
         self._category[row] = text_key("category", category) if category else 0
-        self._number_categories(row, row + 1)
+        self._category_code[row] = self.category_index.intern(int(self._category[row])) if category else -1
         self._brand[row] = text_key("brand", brand) if brand else 0
         price = _number(fields.get(schema.price)) if schema.price else math.nan
         self._price[row] = price if abs(price) <= _HIGHEST_PRICE else math.nan

@@ -45,6 +45,18 @@ def intern_many(table: I32, keys: U64, n: int, limit: int, wanted: U64, out: I32
 
 
 @njit(cache=True, nogil=True)
+def intern_one(table: I32, keys: U64, n: int, limit: int, wanted: Any) -> Any:
+    """Slot of one key; n, taken, where it is new, and -1 where that is `limit`."""
+    at = find(table, keys, wanted)
+    slot = table[at]
+    if slot < 0 and n < limit:
+        slot = np.int32(n)
+        keys[n] = wanted
+        table[at] = slot
+    return slot
+
+
+@njit(cache=True, nogil=True)
 def rehash(table: I32, keys: U64, n: int) -> None:
     """Fill an empty (-1) table with slots 0 … n-1."""
     for slot in range(n):
@@ -57,4 +69,5 @@ def warm() -> None:
     one = np.ones(1, np.uint64)
     n = intern_many(table, keys, 0, 2, one, out)
     get_many(table, keys, one, out)
+    intern_one(table, keys, n, 2, np.uint64(1))
     rehash(np.full(4, -1, np.int32), keys, n)

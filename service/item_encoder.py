@@ -21,6 +21,7 @@ from features.words import one_text
 from service.background import Background
 from service.item_vectors import ItemVectors
 from service.metrics import Metrics
+from service.row_set import RowSet
 from service.scorer import ItemInput, Scorer
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class ItemEncoder(Background):
         """waiting: rows whose encoding was open when the catalogue was saved."""
         self._catalogue, self._vectors, self._scorer = catalogue, vectors, scorer
         self._lock, self._metrics = lock, metrics
-        self._waiting = waiting
+        self._waiting = RowSet(waiting)
         self._at_work = NO_ROWS
         super().__init__("item-encoder", 10.0)
 
@@ -72,9 +73,10 @@ class ItemEncoder(Background):
 
     @property
     def waiting(self) -> int:
-        """How many rows are not encoded yet."""
+        """How many rows are not encoded yet; one that changed while it is at work counts twice."""
         with self._lock:
-            return len(self.collect())
+            self._gather()
+            return len(self._waiting) + len(self._at_work)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -86,19 +88,16 @@ class ItemEncoder(Background):
     def collect(self) -> Rows:
         """Rows that wait, changed ones included and those at work; the caller holds the lock."""
         self._gather()
-        return np.union1d(self._waiting, self._at_work)
+        return np.union1d(self._waiting.rows(), self._at_work)
 
     def _gather(self) -> None:
-        changed = self._catalogue.changed_rows().astype(np.int64)
-        if len(changed):
-            self._waiting = np.union1d(self._waiting, changed)
+        self._waiting.add(self._catalogue.changed_rows())
 
     def step(self) -> int:
         """Encode one batch; returns how many rows were looked at."""
         with self._lock:
             self._gather()
-            rows = self._at_work = self._waiting[:BATCH]
-            self._waiting = self._waiting[BATCH:]
+            rows = self._at_work = self._waiting.take(BATCH)
             if not len(rows):
                 return 0
             self._vectors.reserve(len(self._catalogue))

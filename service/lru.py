@@ -32,7 +32,8 @@ class LruRows:
         if place is None or self._stamps[place] != stamp:
             return None
         self._place.move_to_end(key)
-        return self._rows[place].copy()
+        found: F32 = self._rows[place].copy()
+        return found
 
     def put(self, key: int, row: F32, stamp: int = 0) -> None:
         """Keep a row in place of the key's last one; the oldest goes when there is no room."""

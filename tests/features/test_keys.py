@@ -27,9 +27,10 @@ def test_golden_keys() -> None:
     assert item_key("\ud800") == item_key("\ud800")  # whatever a field holds
 
 
+@pytest.mark.parametrize("one_by_one", [False, True])
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.lists(st.lists(st.integers(0, 60)), max_size=8))
-def test_key_index_is_a_dict_that_fills_up(capacity: int, calls: list[list[int]]) -> None:
+def test_key_index_is_a_dict_that_fills_up(one_by_one: bool, capacity: int, calls: list[list[int]]) -> None:
     index, model, refused = KeyIndex(capacity), dict[int, int](), 0
     for call in calls:
         keys = np.array(call, np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -39,7 +40,8 @@ def test_key_index_is_a_dict_that_fills_up(capacity: int, calls: list[list[int]]
                 model[key] = len(model)
             expected.append(model.get(key, -1))
             refused += key not in model
-        assert index.intern_many(keys).tolist() == expected
+        found = [index.intern(int(key)) for key in keys] if one_by_one else index.intern_many(keys).tolist()
+        assert found == expected
         assert index.get_many(keys).tolist() == expected
     assert index.keys.tolist() == list(model)
     assert (len(index), index.refused) == (len(model), refused)

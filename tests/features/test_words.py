@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
@@ -23,6 +24,7 @@ from features.words import MAX_WORDS, one_text, word_keys, words
         ("カメラ用バッグ", ["カメラ", "用", "バッグ"]),
         ("", []),
         ("!!! -- ...", []),
+        ("snake_case v2.0 don't", ["snake", "case", "v2", "0", "don", "t"]),
     ],
 )
 def test_golden_words(text: str, expected: list[str]) -> None:
@@ -41,6 +43,13 @@ def test_language_names_the_stemmer() -> None:
 def test_a_text_costs_bounded_work() -> None:
     assert len(words(" ".join(f"w{k}" for k in range(10_000)))) == MAX_WORDS
     assert word_keys(None).dtype == np.uint64
+
+
+def test_plain_ascii_is_read_as_any_other_text() -> None:
+    rng = random.Random(3)
+    for _ in range(2_000):
+        text = "".join(chr(rng.randrange(128)) for _ in range(rng.randrange(60)))
+        assert words(text + " ") == words(text + " \N{EM DASH}")
 
 
 @pytest.mark.parametrize(
