@@ -211,7 +211,9 @@ class HealthAnswer(msgspec.Struct, omit_defaults=True):
 
 
 class StatusAnswer(msgspec.Struct):
-    """Numbers for the page; `trainer` is the trainer's own status."""
+    """Numbers for the page. `behind`: events of the log that are not in user states yet (null: the log does not
+    answer). `trainer`: the trainer's own status, and its `behind`: records that it has not learned, and for how many
+    ms the oldest of them has waited."""
 
     request_id: str
     base: str | None
@@ -228,4 +230,5 @@ class StatusAnswer(msgspec.Struct):
     served: dict[str, int]
     import_shift_ms: int | None
     objectives: list[str]
+    behind: int | None
     trainer: dict[str, Any]

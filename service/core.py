@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from features.errors import NotReady, ReplError
+from features.errors import LogError, NotReady, ReplError
 from features.event_log import EventLog, open_log
 from features.realtime import RealtimeConfig
 from service.auth import Auth, load_key
@@ -47,6 +47,7 @@ class Running:
 
     def __init__(self, service: Service, engine: Engine) -> None:
         settings, metrics, clock = service.settings, service.metrics, service.clock
+        self._log = service.log
         self.engine = engine
         self.encoder = ItemEncoder(
             engine.catalogue, engine.vectors, engine.scorer, engine.lock, metrics, engine.waiting
@@ -99,6 +100,14 @@ class Running:
     def failing(self) -> str | None:
         """The neighbour that does not answer, if any: log, state."""
         return "log" if self.impressions.failing else self.consumer.failing
+
+    def events_behind(self) -> int | None:
+        """Events of the log that are not in user states and catalogue yet; None where the log does not answer."""
+        try:
+            end = self._log.end_offsets().get(OFFSET, 0)
+        except LogError:
+            return None
+        return max(0, end - self.consumer.progress.position)
 
     def start(self) -> None:
         """Start the threads. Before this returns weights and counters are those of the store, and user state has
@@ -155,21 +164,6 @@ class Service:
         """Something was appended by this process: user state is read at once."""
         if self._running is not None:
             self._running.consumer.wake()
-
-    def update_gauges(self) -> None:
-        """Bring the gauges of /metrics up to date."""
-        running = self._running
-        if running is None:
-            return
-        counters, weights = running.replica.through()
-        now, gauge = self.clock(), self.metrics.age
-        times = {"user": running.consumer.through or None, "counters": counters, "weights": weights}
-        for name, through in times.items():
-            if through is not None:
-                gauge.labels(name).set(max(0, now - through) / 1000)
-        self.metrics.items.set(len(running.engine.catalogue))
-        self.metrics.served_waiting.set(running.impressions.waiting)
-        self.metrics.encoding_waiting.set(running.encoder.waiting)
 
     def ready_reasons(self) -> list[str]:
         """What is missing until requests can be answered; empty when ready."""

@@ -41,6 +41,15 @@ class Metrics:
             "repl_consumed_events", "events applied to user state, by kind", ["kind"], registry=r
         )
         self.behind = Gauge("repl_user_state_behind", "events of the log not yet in user state", registry=r)
+        self.trainer_behind = Gauge(
+            "repl_trainer_behind_records", "records of the log that the trainer has not learned", registry=r
+        )
+        self.trainer_behind_seconds = Gauge(
+            "repl_trainer_behind_seconds", "how long the oldest of these has waited", registry=r
+        )
+        self.calibration = Gauge(
+            "repl_calibration", "observed / predicted clicks, by weights", ["weights"], registry=r
+        )
         self.failures = Counter(
             "repl_neighbour_failures", "failed calls of log or store", ["part"], registry=r
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from features.errors import StoreError
+from features.errors import LogError, StoreError
+from service.behind import behind
 from service.core import Service
 from service.ranked import Question
 
@@ -21,11 +22,24 @@ def _import_shift(service: Service) -> int | None:
     return next((shift for shift in shifts if shift), None)
 
 
-def _trainer(service: Service) -> dict[str, Any]:
+def trainer_numbers(service: Service) -> dict[str, Any]:
+    """What the trainer last said of itself, and how far it is behind the log now; {} where there is no trainer."""
     try:
-        return service.store.status()
+        found = service.store.status()
     except StoreError:
         return {}
+    if found:
+        found["behind"] = _trainer_behind(service)
+    return found
+
+
+def _trainer_behind(service: Service) -> dict[str, int] | None:
+    """Seen from here, so that it is also true of a trainer that is down; None where the log does not answer."""
+    try:
+        read_through = service.running.replica.snapshot.offsets
+        return behind(service.log, read_through, service.clock())._asdict()
+    except LogError:
+        return None
 
 
 def numbers(service: Service) -> dict[str, Any]:
@@ -54,5 +68,6 @@ def numbers(service: Service) -> dict[str, Any]:
         },
         "import_shift_ms": _import_shift(service),
         "objectives": service.objectives.names,
-        "trainer": _trainer(service),
+        "behind": running.events_behind(),
+        "trainer": trainer_numbers(service),
     }

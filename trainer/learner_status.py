@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 
 from trainer.core import Core
-from trainer.gate_stats import FROZEN, LIVE, LONG, LOSS_FROZEN, LOSS_LIVE, SHORT, N, auc
+from trainer.gate_stats import (
+    CLICKS,
+    FROZEN,
+    LIVE,
+    LONG,
+    LOSS_FROZEN,
+    LOSS_LIVE,
+    P_FROZEN,
+    P_LIVE,
+    SHORT,
+    N,
+    auc,
+)
 
 RATE_MS = 10_000
 CURVE_POINTS = 240
@@ -56,11 +68,24 @@ class Report:
                 "trips": dict(learning.gate.state.trips),
                 "skipped": [list(part) for part in learning.skipped],
             },
+            "calibration": _calibration(core),
             "progressive": {"10m": _figures(core, LONG), "1m": _figures(core, SHORT)},
             "curve": learning.gate.state.curve[-CURVE_POINTS:],
             "curve_columns": ["t", "examples", "loss_live", "loss_frozen", "auc_live", "auc_frozen"],
             "differing": list(differing),
         }
+
+
+def _calibration(core: Core) -> dict[str, float | None]:
+    """Observed / predicted clicks of live and frozen weights over the longest window (it fades: 15 minutes).
+
+    None before a click's worth was predicted."""
+    clicks, live, frozen = core.learning.gate.stats.sums[LONG, [CLICKS, P_LIVE, P_FROZEN]].tolist()
+    return {
+        "clicks": clicks,
+        "live": clicks / live if live >= 1 else None,
+        "frozen": clicks / frozen if frozen >= 1 else None,
+    }
 
 
 def _figures(core: Core, tau: int) -> dict[str, float | None]:

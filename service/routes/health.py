@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service import openapi
 from service.answers import HealthAnswer
 from service.core import Service
+from service.gauges import update_gauges
 from service.http import json_answer, request_id
 from service.metrics import CONTENT_TYPE
 
@@ -44,7 +47,11 @@ def router(service: Service) -> APIRouter:
     @routes.get("/metrics", summary="Metrics for Prometheus", openapi_extra=openapi.describe(also=text))
     async def metrics(request: Request) -> Response:
         """Counters, gauges and histograms of this process."""
-        service.update_gauges()
-        return Response(service.metrics.page(), 200, media_type=CONTENT_TYPE)
+
+        def page() -> bytes:
+            update_gauges(service)
+            return service.metrics.page()
+
+        return Response(await asyncio.to_thread(page), 200, media_type=CONTENT_TYPE)
 
     return routes

@@ -1,0 +1,44 @@
+"""Brings the gauges of /metrics up to date when somebody asks. It may read log and store: never on the event loop."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from service.core import Running, Service
+from service.numbers import trainer_numbers
+
+
+def update_gauges(service: Service) -> None:
+    """Ages, sizes, what waits, and what the trainer says of itself."""
+    if service.ready_reasons():
+        return
+    running, metrics = service.running, service.metrics
+    _ages(service, running)
+    metrics.items.set(len(running.engine.catalogue))
+    metrics.served_waiting.set(running.impressions.waiting)
+    metrics.encoding_waiting.set(running.encoder.waiting)
+    waiting = running.events_behind()
+    metrics.behind.set(math.nan if waiting is None else waiting)
+    _trainer(service, trainer_numbers(service))
+
+
+def _ages(service: Service, running: Running) -> None:
+    counters, weights = running.replica.through()
+    times = {"user": running.consumer.through or None, "counters": counters, "weights": weights}
+    now = service.clock()
+    for name, through in times.items():
+        if through is not None:
+            service.metrics.age.labels(name).set(max(0, now - through) / 1000)
+
+
+def _trainer(service: Service, status: dict[str, Any]) -> None:
+    """NaN where it is not known: there is no trainer, it has seen too little, or log or store do not answer."""
+    metrics = service.metrics
+    waiting = status.get("behind") or {}
+    metrics.trainer_behind.set(waiting.get("records", math.nan))
+    metrics.trainer_behind_seconds.set(waiting.get("ms", math.nan) / 1000)
+    calibration = status.get("calibration") or {}
+    for name in ("live", "frozen"):
+        found = calibration.get(name)
+        metrics.calibration.labels(name).set(math.nan if found is None else found)
