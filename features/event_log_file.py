@@ -1,6 +1,7 @@
 """The embedded event log: SQLite files in WAL mode, log.db (event, served, dead-letter), trainer.db (cut, control).
 
-A commit survives `kill -9`; with `fsync` also power loss, else a thread makes all of it durable once a second.
+A commit survives `kill -9`; with `fsync` also power loss, else a thread makes all of it durable once a second, and
+moves it from the write-ahead log into the file, so that no append waits for the disk.
 Appends of many threads share a transaction (group commit); several processes may append, each in its turn. How a file
 is written stands in `event_log_sqlite.py`, what it lets go of in `event_log_retention.py`.
 """

@@ -23,7 +23,12 @@ from features.records import NewRecord, Offsets, Stream
 
 FORMAT = 1
 BUSY_SECONDS = 30.0
+_ASK_AGAIN = 0.001
 _CACHE_KIB = 32 << 10
+_VACUUM_STEP = 256  # pages
+_PAGES = 64  # about what a transaction writes, and one for each record
+_COPY_PAGES = 4_000
+_WAL_PAGES = 64_000  # 256 MB: should nobody else copy them, an append does
 _COLUMNS = (
     "offset, kind, tenant, timestamp, append_time, imported, key, hash, body"  # body last: it may be long
 )
@@ -82,6 +87,7 @@ class StreamFile:
         self._pending: list[_Waiting] = []
         self._readers: list[sqlite3.Connection] = []
         self._ids = event_log_ids.EventIds(limits)
+        self._to_copy = 0
         self._closed = False
         with explained(path):
             self._writer = self._connect()
@@ -89,6 +95,9 @@ class StreamFile:
                 self._writer.execute(f"PRAGMA synchronous={'FULL' if limits.fsync else 'NORMAL'}")
                 self._writer.execute(f"PRAGMA journal_size_limit={64 << 20}")
                 self._writer.execute(f"PRAGMA cache_size={-_CACHE_KIB}")
+                self._writer.execute("PRAGMA busy_timeout=0")  # `_begin` waits
+                if not limits.fsync:  # else every commit waits for the disk anyway
+                    self._writer.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
                 self._create()
             except BaseException:
                 self._writer.close()
@@ -172,6 +181,7 @@ class StreamFile:
             with self.transaction() as writer:
                 for waiting in batch:
                     waiting.offsets = self._insert(writer, waiting.stream, waiting.records)
+                    self._to_copy += len(waiting.records)
         except LogError as failed:
             error = failed
         except Exception as failed:  # a record that SQLite cannot hold: whoever sent it is told, nobody else
@@ -186,14 +196,29 @@ class StreamFile:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction; the caller holds the lock. All or nothing."""
         with explained(self.path):
-            self._writer.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield self._writer
                 self._writer.execute("COMMIT")
+                self._to_copy += _PAGES
             except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
+
+    def _begin(self) -> None:
+        """Take SQLite's lock; ask every millisecond while another process has it. SQLite's own waiting asks at last
+        each 100 ms only, and so misses one import's pauses for seconds.
+        """
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(_ASK_AGAIN)
 
     def _insert(
         self, w: sqlite3.Connection, stream: Stream, records: Sequence[NewRecord]
@@ -224,9 +249,9 @@ class StreamFile:
         """Forget old event ids where they are a quarter more than need be remembered."""
         with self.reading() as connection:
             many = self._ids.over(connection) > self.limits.dedup_ids // 4
-        if many:
+        for part in self._ids.slices() if many else ():
             with self.lock, self.transaction() as w:
-                self._ids.prune(w, now)
+                self._ids.forget(w, part, now)
 
     def ends(self, column: str) -> Offsets:
         """`first` or `next` of each stream of this file."""
@@ -235,12 +260,17 @@ class StreamFile:
         return {f"{stream}/0": int(offset) for stream, offset in rows if stream in self.streams}
 
     def vacuum(self, pages: int) -> None:
-        """Give at most `pages` free pages back to the file system."""
-        with explained(self.path), self.lock:
-            self._writer.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        """Give at most `pages` free pages back to the file system, in steps: appends go on between them."""
+        for _ in range(0, pages, _VACUUM_STEP):
+            with self.lock, self.transaction() as w:
+                w.execute(f"PRAGMA incremental_vacuum({_VACUUM_STEP})").fetchall()
+                if not w.execute("PRAGMA freelist_count").fetchone()[0]:
+                    return
 
     def sync(self) -> None:
-        """Make all commits durable: those that SQLite has not synced itself lie in the write-ahead log."""
+        """Make all commits durable: those that SQLite has not synced itself lie in the write-ahead log. Where
+        they are many, copy them into the file, beside readers and appends: else an append would, and wait for the disk.
+        """
         try:
             handle = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
         except FileNotFoundError:
@@ -253,6 +283,11 @@ class StreamFile:
             ) from error
         finally:
             os.close(handle)
+        if self._to_copy < _COPY_PAGES:
+            return
+        with self.reading() as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._to_copy = 0
 
     def close(self) -> None:
         """Close the connections; the last one to the file empties the write-ahead log."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -124,6 +126,25 @@ def test_ids_are_forgotten_beyond_their_number(log: EventLog, clock: Clock) -> N
     log.retain(clock.now, {})
     answers = log.append("event", [record(n, id_hash=n) for n in (1, 100, 101, 200)])
     assert answers == [200, 201, None, None]
+
+
+def test_the_newest_ids_are_known_whichever_slice_they_fall_into(data_dir: Path, clock: Clock) -> None:
+    """Old ones are forgotten a slice at a time, as new ones come; the janitor forgets the rest."""
+    most = 10_000  # two slices
+    chance = random.Random(1)
+    with closing(EmbeddedEventLog(data_dir, LogLimits(dedup_ids=most), clock)) as log:
+        hashes = [chance.randrange(1, 1 << 63) for _ in range(5 * most)]
+        for at in range(0, len(hashes), 500):
+            clock.now += 1
+            log.append("event", [record(at, id_hash=hash) for hash in hashes[at : at + 500]])
+        with log._files["event"].reading() as connection:
+            kept = connection.execute("SELECT count(*), min(append_time) FROM log_ids").fetchone()
+        assert most <= kept[0] < 1.5 * most
+        assert log.append("event", [record(1, id_hash=hash) for hash in hashes[-most:]]) == [None] * most
+        assert None not in log.append("event", [record(1, id_hash=hash) for hash in hashes[:most]])
+        clock.now += DAY + 1
+        log.retain(clock.now, {})
+        assert None not in log.append("event", [record(1, id_hash=hash) for hash in hashes[-500:]])
 
 
 def test_the_same_id_of_another_kind_or_tenant_is_another() -> None:

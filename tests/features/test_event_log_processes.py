@@ -6,12 +6,13 @@ import os
 import random
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,8 +20,10 @@ import pytest
 
 from features.errors import LogError
 from features.event_log_file import EmbeddedEventLog, LogLimits
+from features.event_log_sqlite import StreamFile
 from features.events import InteractionEvent, from_bytes
 from features.records import NewRecord, event_record
+from trainer.importing.load import BATCH, Loaded, load
 
 KILLS = 12
 
@@ -227,18 +230,62 @@ def test_fsync_mode_syncs_each_commit(data_dir: Path) -> None:
             assert (found, log._syncer.is_alive()) == (level, not fsync)
 
 
+def imported(n: int) -> list[NewRecord]:
+    """Purchases of an import."""
+    made = (
+        InteractionEvent(id=f"e{i}", timestamp=i, type="purchase", item=f"i{i % 999}", user=f"u{i % 7_777}")
+        for i in range(n)
+    )
+    return [event_record(event, imported=True) for event in made]
+
+
 def test_an_import_takes_100_000_records_a_second(data_dir: Path) -> None:
     """Of this process's own time: the machine may be busy with others."""
-    records = [
-        event_record(
-            InteractionEvent(
-                id=f"e{i}", timestamp=i, type="purchase", item=f"i{i % 999}", user=f"u{i % 7_777}"
-            )
-        )._replace(imported=True)
-        for i in range(100_000)
-    ]
+    records = imported(100_000)
     with closing(EmbeddedEventLog(data_dir)) as log:
         began = time.process_time()
-        for start in range(0, len(records), 20_000):
-            log.append("event", records[start : start + 20_000])
-        assert len(records) / (time.process_time() - began) > 30_000  # measured 150,000 alone; others are slower
+        load(log, records, len(records), Loaded())
+        taken = len(records) / (time.process_time() - began)
+    assert taken > 30_000  # measured 130,000 alone; others are slower
+
+
+def test_no_transaction_of_an_import_holds_the_file_for_long(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In processor time of the writing thread; ids are forgotten meanwhile, too."""
+    held: list[float] = []
+    real = StreamFile.transaction
+
+    @contextmanager
+    def timed(file: StreamFile) -> Iterator[sqlite3.Connection]:
+        with real(file) as connection:
+            began = time.thread_time()
+            yield connection
+            held.append(time.thread_time() - began)
+
+    monkeypatch.setattr(StreamFile, "transaction", timed)
+    with closing(EmbeddedEventLog(data_dir, LogLimits(dedup_ids=40_000))) as log:
+        load(log, imported(120_000), 120_000, Loaded())
+    assert len(held) > 50
+    assert max(held) < 0.1  # 10 ms on a free core
+
+
+def test_who_appends_beside_an_import_gets_a_turn_between_its_transactions(data_dir: Path) -> None:
+    with closing(EmbeddedEventLog(data_dir)) as live, closing(EmbeddedEventLog(data_dir)) as importing:
+        done = threading.Event()
+
+        def run_import() -> None:
+            load(importing, imported(100_000), 100_000, Loaded())
+            done.set()
+
+        thread = threading.Thread(target=run_import)
+        thread.start()
+        turns: list[int] = []
+        while not done.is_set():
+            event = InteractionEvent(id=f"live-{len(turns)}", timestamp=1, type="click", item="i")
+            turns += [offset for offset in live.append("event", [event_record(event)]) if offset is not None]
+            time.sleep(0.001)
+        thread.join()
+    between = [b - a for a, b in pairwise(turns) if a >= BATCH and b < 100_000 - BATCH]
+    # offsets that the import took from one append of ours to the next: seldom more than two of its transactions
+    assert sorted(between)[int(len(between) * 0.8)] <= 3 * BATCH

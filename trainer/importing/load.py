@@ -1,5 +1,5 @@
-"""Events into the log, in large batches, counted; and files in our own dialect, line by line. It judges no
-shop's data: that is `trainer/validate.py`.
+"""Events into the log, in batches that let others in between, counted; and files in our own dialect, line by line.
+It judges no shop's data: that is `trainer/validate.py`.
 """
 
 from __future__ import annotations
@@ -7,10 +7,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,7 +22,13 @@ from features.records import NewRecord, event_record
 if TYPE_CHECKING:
     from features.event_log import EventLog
 
-BATCH = 20_000
+BATCH = 2_000
+"""Records a transaction: whoever appends beside an import waits no longer than one takes (20 ms)."""
+SYNC_EVERY = 8
+"""Transactions (some 50 MB of write-ahead log) until all is synced, beside those who append."""
+PAUSE = 0.002
+"""Seconds between two transactions, in which those who wait get their turn."""
+
 SHOWN_ERRORS = 20
 
 Progress = Callable[[int, int], None]
@@ -59,14 +66,22 @@ def load(
 ) -> None:
     """Append records to the stream `event`, a transaction a batch, and count them into `loaded`.
 
-    One batch is written while the next is made. Raises LogError.
+    One batch is written while the next is made; between two, a live ranker may append. Raises LogError.
     """
-    source = iter(records)
+
+    def write(batch: list[NewRecord], number: int) -> list[int | None]:
+        offsets = log.append("event", batch)
+        if number % SYNC_EVERY == 0:
+            log.sync()
+        time.sleep(PAUSE)
+        return offsets
+
+    source, numbers = iter(records), count(1)
     with ThreadPoolExecutor(1) as writer:
         writing: Future[list[int | None]] | None = None
         while batch := list(islice(source, BATCH)):
             _count(writing, loaded)
-            writing = writer.submit(log.append, "event", batch)
+            writing = writer.submit(write, batch, next(numbers))
             progress(loaded.received, total)
         _count(writing, loaded)
     progress(loaded.received, total)
