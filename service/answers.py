@@ -186,7 +186,7 @@ class VersionList(msgspec.Struct):
 
 
 class VersionAnswer(msgspec.Struct):
-    """One version, with the norm of its weights and its distance from the prior, by head."""
+    """One version, with the norm of its weights and its distance from the prior (or `against`), by head."""
 
     request_id: str
     version: VersionInfo

@@ -18,7 +18,7 @@ from service.console import Config, DataDir, Json, report, settings_of
 
 if TYPE_CHECKING:
     from service.settings import Settings
-    from service.weight_store import Version, WeightStore
+    from service.weight_store import WeightStore
 
 app = typer.Typer(help="List, compare, pin and roll back weight versions.", no_args_is_help=True)
 
@@ -82,7 +82,8 @@ def _time(ms: int) -> str:
 def show_version(
     version: Number,
     against: Annotated[
-        int | None, typer.Option("--against", help="Compare the weights with this version.")
+        int | None,
+        typer.Option("--against", help="Say how far, by head, the weights are from this version's."),
     ] = None,
     data_dir: DataDir = None,
     config: Config = None,
@@ -93,29 +94,10 @@ def show_version(
     """
     with _store(settings_of(data_dir, config)) as store:
         found = store.get(version)
-        answer = found.info() | {"norms": _norms(found)}
+        answer = found.info() | {"norms": found.norms()}
         if against is not None:
-            answer["moved"] = _moved(found, store.get(against))
+            answer |= {"against": against, "moved": found.moved_from(store.get(against))}
     report(answer, json)
-
-
-def _norms(version: Version) -> dict[str, float]:
-    import numpy as np
-
-    return {head: float(np.linalg.norm(weights)) for head, weights in version.vectors().items()}
-
-
-def _moved(version: Version, other: Version) -> dict[str, float]:
-    import numpy as np
-
-    from features.errors import InvalidRequest
-
-    mine, theirs = version.vectors(), other.vectors()
-    if version.base != other.base:
-        raise InvalidRequest(
-            f"versions {version.v} and {other.v} belong to different bases", field="against", value=other.v
-        )
-    return {head: float(np.linalg.norm(mine[head] - theirs[head])) for head in mine}
 
 
 @app.command("pin")

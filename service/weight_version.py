@@ -14,6 +14,8 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from features.errors import InvalidRequest
+
 HEADS = ("click", "purchase")
 FORMAT = 1
 Kind = Literal["push", "rollback", "base", "start"]
@@ -38,6 +40,23 @@ class Version(msgspec.Struct, frozen=True):
     def vectors(self) -> dict[str, NDArray[np.float64]]:
         """The weights of both heads, f64[d] each."""
         return decode_weights(self.weights)
+
+    def norms(self) -> dict[str, float]:
+        """The Euclidean norm of each head's weights."""
+        return {head: float(np.linalg.norm(weights)) for head, weights in self.vectors().items()}
+
+    def moved_from(self, other: Version) -> dict[str, float]:
+        """By head, the Euclidean distance of the weights from another version's; InvalidRequest for another base's:
+        their inputs mean other things."""
+        if self.base != other.base:
+            raise InvalidRequest(
+                f"versions {self.v} and {other.v} are of different bases",
+                field="against",
+                value=other.v,
+                hint="compare versions with the same `base`",
+            )
+        mine, theirs = self.vectors(), other.vectors()
+        return {head: float(np.linalg.norm(mine[head] - theirs[head])) for head in mine}
 
     def info(self) -> dict[str, Any]:
         """What is shown of a version: every field but the weights themselves."""

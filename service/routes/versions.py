@@ -53,15 +53,16 @@ def _info(version: Version) -> dict[str, Any]:
     return shown
 
 
-def _measures(service: Service, version: Version) -> tuple[dict[str, float], dict[str, float]]:
-    """Norms of a version's weights, and of their distance from the prior of the base served (same base only)."""
-    weights = stack(version.vectors())
-    norms = np.linalg.norm(weights, axis=1)
+def _moved(service: Service, version: Version, against: int | None) -> dict[str, float]:
+    """By head, how far a version's weights are from those of another, or from the prior of the base served ({} for a
+    version of another base). Raises UnknownVersion, InvalidRequest."""
+    if against is not None:
+        return version.moved_from(service.store.get(against))
     running = service.running
-    moved: list[float] = []
-    if version.base == running.engine.artifact.sha256:
-        moved = np.linalg.norm(weights - running.replica.prior, axis=1).tolist()
-    return dict(zip(HEADS, norms.tolist(), strict=True)), dict(zip(HEADS, moved, strict=False))
+    if version.base != running.engine.artifact.sha256:
+        return {}
+    distances = np.linalg.norm(stack(version.vectors()) - running.replica.prior, axis=1)
+    return dict(zip(HEADS, distances.tolist(), strict=True))
 
 
 def control(service: Service, kind: Kind, body: dict[str, Any]) -> int:
@@ -142,12 +143,16 @@ def router(service: Service) -> APIRouter:
 
     one = openapi.describe(answer=[VersionAnswer], errors=(404, 422, 503))
 
-    @routes.get("/v1/versions/{v}", summary="Show one version", openapi_extra={**one, "parameters": [number]})
+    other = {"name": "against", "in": "query", "schema": {"type": "integer", "minimum": 1}}
+    shown_with = {**one, "parameters": [number, other]}
+
+    @routes.get("/v1/versions/{v}", summary="Show one version", openapi_extra=shown_with)
     async def show_version(request: Request) -> Response:
-        """A version, the norms of its weights and how far they moved from the prior."""
+        """A version, the norms of its weights and how far they moved from the prior, or from version `against`."""
         version = await asyncio.to_thread(service.store.get, _version_number(request.path_params["v"]))
-        norms, moved = _measures(service, version)
-        shown = {"version": _info(version), "norms": norms, "moved": moved}
+        against = _whole(request, "against", None, 1 << 62)
+        moved = await asyncio.to_thread(_moved, service, version, against)
+        shown = {"version": _info(version), "norms": version.norms(), "moved": moved}
         return json_answer({"request_id": request_id(request), **shown}, request_id(request))
 
     pending = {"description": "the trainer has not done it yet"}
