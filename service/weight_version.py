@@ -99,8 +99,9 @@ def encode_weights(click: NDArray[np.float64], purchase: NDArray[np.float64]) ->
 
 
 def decode_weights(data: bytes) -> dict[str, NDArray[np.float64]]:
-    """The inverse of `encode_weights`."""
-    return safetensors.numpy.load(data)
+    """The inverse of `encode_weights`, in the order of HEADS (what safetensors reads has any order)."""
+    found = safetensors.numpy.load(data)
+    return {head: found[head] for head in HEADS}
 
 
 def chunk_sha(data: bytes) -> str:
