@@ -107,12 +107,27 @@ class Assembler:
         rows: i32[n] catalogue rows, −1 unknown. hidden: f32[n, h] (None: zeros). candidate_fields: f32[n, k]
         as sent, one column a candidate-scope numeric field of the schema in order, nan where missing.
         """
-        layout, catalogue = self.layout, self.catalogue
-        z = np.empty((layout.d, len(rows)), np.float32)
+        z = self.empty(len(rows))
         if hidden is None:
-            z[layout.block("hidden")] = 0
+            z[self.layout.block("hidden")] = 0
         else:
-            kernels.fill_hidden(hidden, z[layout.block("hidden")])
+            self.put_hidden(z, 0, hidden)
+        self.fill(z, request, rows, candidate_fields)
+        return z
+
+    def empty(self, n: int) -> F32:
+        """zT f32[d, n] of n candidates, to be filled by `put_hidden` and `fill`."""
+        return np.empty((self.layout.d, n), np.float32)
+
+    def put_hidden(self, z: F32, place: int, hidden: F32) -> None:
+        """Write hidden vectors f32[m, h] of candidates `place` … place + m − 1 into zT."""
+        kernels.fill_hidden(hidden, z[self.layout.block("hidden")], place)
+
+    def fill(
+        self, z: F32, request: RequestView, rows: npt.NDArray[np.int32], candidate_fields: F32 | None = None
+    ) -> None:
+        """Write all of zT but the hidden block: see `assemble`."""
+        layout, catalogue = self.layout, self.catalogue
         z[layout.block("intercept")] = 1
         with self._sync, self.realtime.lock:
             self._synchronise()
@@ -123,7 +138,6 @@ class Assembler:
         kernels.fill_categories(
             rows, catalogue.category, catalogue.brand, catalogue.price, z[layout.block("cat")]
         )
-        return z
 
     def _fill_rt(self, request: RequestView, rows: npt.NDArray[np.int32], out: F32) -> None:
         realtime, catalogue = self.realtime, self.catalogue

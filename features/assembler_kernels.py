@@ -19,6 +19,7 @@ from features.realtime_kernels import STREAMS
 from features.user_kernels import I2I, OWN, OWN_CATEGORY, find
 
 BLOCK = 64
+LINE = 16
 W = 6  # windows of the counters
 ITEM, CATEGORY = 35, 6
 RT = ITEM + CATEGORY + OWN + OWN_CATEGORY + I2I + 1
@@ -208,17 +209,24 @@ def fill_rt(
 
 
 @njit(cache=True, nogil=True)
-def fill_hidden(hidden: Any, out: Any) -> None:
-    """out f32[h, n] from hidden f32[n, h], transposed and rounded, block by block."""
+def fill_hidden(hidden: Any, out: Any, place: Any) -> None:
+    """Columns `place` … place + n − 1 of out f32[h, ·] from hidden f32[n, h], transposed and rounded.
+
+    A square at a time, so that every line of the cache that is read or written is used whole.
+    """
     n, h = hidden.shape
+    square = np.empty((LINE, BLOCK), np.float32)
     for start in range(0, n, BLOCK):
-        end = min(start + BLOCK, n)
-        for k in range(h):
-            line = out[k, start:end]
-            for j in range(end - start):
-                line[j] = hidden[start + j, k]
-            for j in range(end - start):
-                line[j] = f16(line[j])
+        m = min(BLOCK, n - start)
+        for low in range(0, h, LINE):
+            width = min(LINE, h - low)
+            for j in range(m):
+                for k in range(width):
+                    square[k, j] = hidden[start + j, low + k]
+            for k in range(width):
+                line, values = out[low + k, place + start : place + start + m], square[k]
+                for j in range(m):
+                    line[j] = f16(values[j])
 
 
 @njit(cache=True, nogil=True)

@@ -13,46 +13,38 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
-QUOTE, BACKSLASH, COMMA, OPEN, CLOSE, ZERO, NINE = 34, 92, 44, 91, 93, 48, 57
-SPACE, TAB, NEWLINE, RETURN = 32, 9, 10, 13
+U = np.uint64
+B = np.uint8
+QUOTE, BACKSLASH, COMMA, OPEN, CLOSE, ZERO = B(34), B(92), B(44), B(91), B(93), B(48)
+SPACE = B(32)
 DIGITS = 18
 
+IS_SPACE = np.isin(np.arange(256), [9, 10, 13, 32])
+IS_DIGIT = np.isin(np.arange(256), np.arange(48, 58))
+IS_PLAIN = np.isin(np.arange(256), [k for k in range(32, 127) if k not in (34, 92)])
+"""ASCII that stands in a JSON string as it is."""
+
 
 @njit(cache=True, nogil=True)
-def after_space(text: U8, at: int) -> Any:
-    """The first place from `at` on that is no white space; the length where there is none."""
-    n = text.shape[0]
-    while at < n:
-        c = text[at]
-        if c != SPACE and c != NEWLINE and c != TAB and c != RETURN:
-            break
-        at += 1
+def past(text: U8, at: Any, kind: Any) -> Any:
+    """The first place from `at` (u64: a signed one would be tested at every byte) on of another kind."""
+    while at < U(text.shape[0]) and kind[text[at]]:
+        at += U(1)
     return at
 
 
 @njit(cache=True, nogil=True)
-def text_end(text: U8, at: int) -> Any:
-    """Where the closing quote of the string stands that begins at `at`; −1 for any but plain ASCII."""
-    while at < text.shape[0]:
-        c = text[at]
-        if c == QUOTE:
-            return at
-        if c == BACKSLASH or c < SPACE or c > 126:
-            return -1
-        at += 1
-    return -1
-
-
-@njit(cache=True, nogil=True)
-def number_end(text: U8, at: int) -> Any:
-    """Where the decimal digits end that begin at `at`; −1 for any but a natural number of at most DIGITS."""
-    begin = at
-    while at < text.shape[0] and ZERO <= text[at] <= NINE:
-        at += 1
-    size = at - begin
-    if size == 0 or size > DIGITS or (size > 1 and text[begin] == ZERO):
-        return -1
-    return at
+def token_end(text: U8, at: Any, longest: Any) -> Any:
+    """Where an ID ends that begins at `at`, its quotes left out: a plain string of 1 to `longest` bytes, a natural
+    number; 0 for anything else.
+    """
+    if text[at] == QUOTE:
+        end = past(text, at + U(1), IS_PLAIN)
+        size = end - at - U(1)
+        return end if end < U(text.shape[0]) and text[end] == QUOTE and U(0) < size <= U(longest) else U(0)
+    end = past(text, at, IS_DIGIT)
+    size = end - at
+    return end if size == U(1) or (U(1) < size <= U(DIGITS) and text[at] != ZERO) else U(0)
 
 
 @njit(cache=True, nogil=True)
@@ -62,28 +54,27 @@ def scan(text: U8, longest: int, start: I32, size: I32) -> Any:
     Returns their number n; start, size i32 (limit,): where the first n lie in text. −1 for everything else, be
     it longer, empty, or no JSON at all: whoever calls then reads it the slow way, which also says what is wrong.
     """
-    at = after_space(text, 0)
-    if at >= text.shape[0] or text[at] != OPEN:
+    m = U(text.shape[0])
+    at = past(text, U(0), IS_SPACE)
+    if at >= m or text[at] != OPEN:
         return -1
     n = 0
     while True:
-        at = after_space(text, at + 1)
-        if at >= text.shape[0] or n == start.shape[0]:
+        at = past(text, at + U(1), IS_SPACE)
+        if at >= m or n == start.shape[0]:
             return -1
-        quoted = text[at] == QUOTE
-        begin = at + 1 if quoted else at
-        end = text_end(text, begin) if quoted else number_end(text, begin)
-        if end <= begin or end - begin > longest:
+        quoted = U(text[at] == QUOTE)
+        end = token_end(text, at, longest)
+        if end == U(0):
             return -1
-        start[n], size[n] = begin, end - begin
+        start[n] = at + quoted
+        size[n] = end - at - quoted
         n += 1
-        at = after_space(text, end + 1 if quoted else end)
-        if at >= text.shape[0]:
+        at = past(text, end + quoted, IS_SPACE)
+        if at >= m or (text[at] != COMMA and text[at] != CLOSE):
             return -1
         if text[at] == CLOSE:
-            return n if after_space(text, at + 1) == text.shape[0] else -1
-        if text[at] != COMMA:
-            return -1
+            return n if past(text, at + U(1), IS_SPACE) == m else -1
 
 
 @njit(cache=True, nogil=True)
@@ -120,16 +111,15 @@ def is_plain(data: U8) -> Any:
 def write_json(data: U8, start: I32, size: I32, out: U8) -> Any:
     """A JSON array of strings that need no escapes into out u8 (Σ size + 3 n + 2,); returns its length."""
     out[0] = OPEN
-    at = 1
+    at = U(1)
     for i in range(start.shape[0]):
-        if i:
-            out[at] = COMMA
-            at += 1
+        begin = U(start[i])
         out[at] = QUOTE
-        begin = start[i]
-        for k in range(size[i]):
-            out[at + 1 + k] = data[begin + k]
-        at += size[i] + 2
-        out[at - 1] = QUOTE
+        for k in range(U(size[i])):
+            out[at + U(1) + k] = data[begin + k]
+        at += U(size[i]) + U(3)
+        out[at - U(2)] = QUOTE
+        out[at - U(1)] = COMMA
+    at -= U(start.shape[0] > 0)  # the last comma
     out[at] = CLOSE
-    return at + 1
+    return at + U(1)

@@ -136,8 +136,10 @@ class Ranker:
         coarse = scorer.coarse(found.item_coarse, found.bias, user, query)
         if question.pre_rank is not None and question.pre_rank < len(found.rows):
             found, coarse = _best(found, coarse, question.pre_rank)
-        hidden = scorer.hidden(found.towers, user, query) if len(found.rows) else None
-        z, snapshot, price = self._assemble(question, found, hidden, fields, query)
+        z = self._engine.assembler.empty(len(found.rows))
+        for place, hidden in scorer.hidden_parts(found.towers, user, query):
+            self._engine.assembler.put_hidden(z, place, hidden)
+        snapshot, price = self._assemble(question, found, z, fields, query)
         weights = self._replica.prior if question.arm == "control" else snapshot.weights
         raw = logits(z, weights, self._engine.bounds)
         keys = scores(question.objective, raw, price)
@@ -149,8 +151,9 @@ class Ranker:
         return ranked
 
     def _assemble(
-        self, question: Question, found: Found, hidden: F32 | None, fields: Fields, query: SideVector | None
-    ) -> tuple[F32, Snapshot, F32]:
+        self, question: Question, found: Found, z: F32, fields: Fields, query: SideVector | None
+    ) -> tuple[Snapshot, F32]:
+        """Fill all of z but the hidden block: the snapshot of weights that belongs to it, and prices f32 (n,)."""
         engine = self._engine
         view = RequestView(
             t=question.t,
@@ -159,14 +162,12 @@ class Ranker:
             fields=engine.request_numbers(question.fields),
         )
         extra = engine.candidate_numbers(found.ids, fields) if found.ids is not None else None
-        if hidden is None:
-            hidden = np.zeros((0, engine.scorer.hidden_width), np.float32)
         price = np.empty((len(found.rows), 1), np.float32)
         with engine.lock:
-            z = engine.assembler.assemble(view, found.rows, hidden, extra)
+            engine.assembler.fill(z, view, found.rows, extra)
             snapshot = self._replica.snapshot
             gather(engine.catalogue.price.reshape(-1, 1), found.rows, _NO_PRICE, price)
-        return z, snapshot, price[:, 0]
+        return snapshot, price[:, 0]
 
     def _answer(
         self,
@@ -266,7 +267,7 @@ class Ranker:
 
 def _best(found: Found, coarse: F32, count: int) -> tuple[Found, F32]:
     """The `count` candidates of highest coarse score, in the order they came in."""
-    keep = np.sort(np.argsort(-coarse, kind="stable")[:count])
+    keep = np.sort(order(coarse)[:count])
     ids = None if found.ids is None else found.ids.take(keep)
     small = Found(
         ids,

@@ -7,7 +7,7 @@ alone or among thousands: rows are padded to blocks of one size. Keeps no item v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,9 @@ U8 = npt.NDArray[np.uint8]
 
 BLOCK = 64
 """Rows are padded to a multiple of this, so that every row takes the same path through the matrix product."""
+
+PART = 1_024
+"""Rows of the fine network at a time."""
 
 
 class ItemInput(NamedTuple):
@@ -143,8 +146,17 @@ class Scorer:
 
     def hidden(self, item_tower: F32, user: SideVector, query: SideVector | None) -> F32:
         """Last hidden vectors f32[n, hidden] of n items for one user and query; row by row independent of n."""
+        made = [part for _, part in self.hidden_parts(item_tower, user, query)]
+        return np.concatenate(made) if made else np.zeros((0, self.hidden_width), np.float32)
+
+    def hidden_parts(
+        self, item_tower: F32, user: SideVector, query: SideVector | None
+    ) -> Iterator[tuple[int, F32]]:
+        """`hidden` as (place of the first, f32[m, hidden]) of PART items each: what lies between stays in the cache."""
         sides = {"user": user.tower[None], "query": (query or self.no_query).tower[None]}
-        return self._run("fine", {**sides, "items": _padded(item_tower)})[0][: len(item_tower)]
+        for place in range(0, len(item_tower), PART):
+            items = item_tower[place : place + PART]
+            yield place, self._run("fine", {**sides, "items": _padded(items)})[0][: len(items)]
 
     def coarse(self, item_coarse: F32, bias: F32, user: SideVector, query: SideVector | None) -> F32:
         """Pre-ranking logits f32[n]: (user + query) · item + bias."""

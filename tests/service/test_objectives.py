@@ -37,6 +37,13 @@ def test_ties_stand_in_the_order_they_came() -> None:
     assert order(np.array([1.0, 2.0, 1.0, 2.0], np.float32)).tolist() == [1, 3, 0, 2]
 
 
+@pytest.mark.parametrize("n", [0, 1, 2, 1_000, 5_000])
+def test_order_is_a_stable_sort(n: int) -> None:
+    keys = np.round(np.random.default_rng(n).normal(size=n) * 100).astype(np.float32)
+    keys[: n // 100] = np.resize(np.array([0.0, -0.0, np.inf, -np.inf, 1e-42], np.float32), n // 100)
+    assert np.array_equal(order(keys), np.argsort(-keys, kind="stable"))
+
+
 def test_a_shop_may_have_its_own() -> None:
     mine = Objectives({"margin": {"click": 1.0, "price": 0.5}}, "margin")
     assert mine.get(None) == mine.get("margin") == ("margin", 1.0, 0.0, 0.5)
