@@ -293,3 +293,14 @@ class Catalogue(CatalogueChunks):
         /v1/rank`.
         """
         return self._filters.matches(conditions, rows)
+
+    def index_field(self, name: str, most: int | None = None) -> int:
+        """Make `matches` ready for a field, up to `most` (None: all) further rows of it; how many are left.
+
+        1.5 s for a million items: whoever must not stop for so long calls it in slices.
+        """
+        return self._filters.build(name, most)
+
+    def unindexed(self, name: str) -> int:
+        """Rows of a field that `index_field` has not read; needs no lock."""
+        return self._filters.unread(name)

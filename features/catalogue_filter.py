@@ -27,6 +27,7 @@ class Column:
     """One field of all rows: numbers as f64 (nan: none), any value as a code (−1: missing)."""
 
     def __init__(self, size: int) -> None:
+        self.built = 0  # rows below were read; the others hold what their last event said, if one came since
         self.numbers = np.full(size, math.nan)
         self.codes = np.full(size, -1, np.int32)
         self._code_of: dict[Any, int] = {}
@@ -34,13 +35,17 @@ class Column:
 
     def set(self, row: int, value: Any) -> None:
         """Take the value of a row (None: missing)."""
-        if row >= len(self.codes):
-            more = max(1_024, row + 1 - len(self.codes), len(self.codes) // 2)
-            self.numbers = np.concatenate([self.numbers, np.full(more, math.nan)])
-            self.codes = np.concatenate([self.codes, np.full(more, -1, np.int32)])
+        self.grow(row + 1)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         self.numbers[row] = value if is_number else math.nan
         self.codes[row] = -1 if value is None else self._code(value)
+
+    def grow(self, size: int) -> None:
+        """Have at least `size` rows; new ones are without a value."""
+        if size > len(self.codes):
+            more = max(1_024, size - len(self.codes), len(self.codes) // 2)
+            self.numbers = np.concatenate([self.numbers, np.full(more, math.nan)])
+            self.codes = np.concatenate([self.codes, np.full(more, -1, np.int32)])
 
     def _code(self, value: Any) -> int:
         known = _hashable(value)
@@ -84,21 +89,30 @@ class FilterColumns:
         for name, column in self._columns.items():
             column.set(row, fields.get(name))
 
-    def _column(self, name: str) -> Column:
-        column = self._columns.pop(name, None)
+    def build(self, name: str, most: int | None = None) -> int:
+        """Read a field of up to `most` (None: all) rows that are not yet in its column; how many are left."""
         size = len(self._catalogue)
-        if column is None:
-            column = Column(size)
-            for row in range(size):
-                value = self._catalogue.fields(row).get(name)
-                if value is not None:
-                    column.set(row, value)
-            while len(self._columns) >= MAX_COLUMNS:
-                del self._columns[next(iter(self._columns))]
-        if len(column.codes) < size:
-            column.set(size - 1, self._catalogue.fields(size - 1).get(name))
+        column = self._columns.pop(name, None) or Column(size)
+        while len(self._columns) >= MAX_COLUMNS:
+            del self._columns[next(iter(self._columns))]
         self._columns[name] = column
-        return column
+        column.grow(size)
+        end = size if most is None else min(size, column.built + most)
+        for row in range(column.built, end):
+            value = self._catalogue.fields(row).get(name)
+            if value is not None:
+                column.set(row, value)
+        column.built = end
+        return size - end
+
+    def unread(self, name: str) -> int:
+        """Rows whose field is not yet in its column; all where there is none."""
+        column = self._columns.get(name)
+        return len(self._catalogue) - (column.built if column else 0)
+
+    def _column(self, name: str) -> Column:
+        self.build(name)
+        return self._columns[name]
 
     def matches(self, conditions: Sequence[tuple[str, str, Any]], rows: npt.NDArray[np.int32] | None) -> Mask:
         """bool[n]: every condition holds. Unknown rows (−1) hold none. Raises InvalidRequest naming the

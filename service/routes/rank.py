@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from features.records import decode_token
-from service import answer_bytes, openapi, requests
+from service import answer_bytes, filters, openapi, requests
 from service.answers import RankAnswer, RankRows
 from service.arms import arm_of
 from service.core import Service
@@ -61,6 +61,13 @@ def question_of(service: Service, ask: Ask, rid: str) -> Question:
     )
 
 
+async def columns_for(service: Service, conditions: Sequence[requests.Condition]) -> None:
+    """Have fields read that no filter has named before: in a thread of its own, beside requests and updates."""
+    engine = service.running.engine
+    if not filters.ready(engine.catalogue, conditions):
+        await asyncio.to_thread(filters.prepare, engine.catalogue, conditions, engine.lock)
+
+
 async def wait_and_date(service: Service, question: Question, ask: Ask) -> None:
     """Wait for the request's token, then read the clock: in this order, so that what it waited for lies before."""
     question.missed_token = not await wait_for(service, ask.after, ask.wait_ms)
@@ -97,6 +104,7 @@ def router(service: Service) -> APIRouter:
             question.t = service.clock()
             return answer(answer_bytes.to_bytes(unranked(question, ids), ask.format), question.request_id)
         ranker = service.running.ranker
+        await columns_for(service, ask.filter)
         await wait_and_date(service, question, ask)
         limit = INLINE_EXPLAINED if ask.explain else INLINE
         inline = len(ids) <= limit and not question.filters
@@ -119,6 +127,7 @@ def router(service: Service) -> APIRouter:
         retriever = service.running.retriever
         keep = min(ask.pre_rank or service.settings.pre_rank, service.settings.max_candidates)
         question.pre_rank = None
+        await columns_for(service, ask.filter)
         await wait_and_date(service, question, ask)
         work = partial(retriever.retrieve, question, ask.match, max(keep, ask.top_k))
         return await run(False, work, ask.format, question.request_id)
