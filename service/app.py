@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from features.errors import ReplError, SettingsError
 from service import http, openapi
 from service.core import Service
+from service.direct import Direct
 from service.routes import events, health, page, rank, vectors, versions
 from service.settings import Settings
 
@@ -44,10 +45,13 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, http.on_bad_parameter)
     app.add_exception_handler(ClientDisconnect, http.on_gone)
     app.add_exception_handler(Exception, http.on_crash)
+    ranking = rank.router(service)
+    app.add_middleware(Direct, routes=ranking.routes)
     app.add_middleware(
         http.Gate, auth=service.auth, metrics=service.metrics, most=service.settings.max_body_bytes
     )
-    for part in (rank, events, vectors, versions, health, page):
+    app.include_router(ranking)
+    for part in (events, vectors, versions, health, page):
         app.include_router(part.router(service))
     openapi.install(app)
     return app

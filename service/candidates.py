@@ -73,10 +73,12 @@ class Candidates(Sequence[str]):
     @overload
     def __getitem__(self, place: slice) -> list[str]: ...
     def __getitem__(self, place: int | slice) -> str | list[str]:
+        text = memoryview(self.data)  # type: ignore[arg-type]
         if isinstance(place, slice):
-            return [self[k] for k in range(*place.indices(len(self)))]
+            pairs = zip(self._start[place].tolist(), self._size[place].tolist(), strict=True)
+            return [str(text[at : at + size], "utf-8", "surrogatepass") for at, size in pairs]
         at = int(self._start[place])
-        return self.data[at : at + int(self._size[place])].tobytes().decode("utf-8", "surrogatepass")
+        return str(text[at : at + int(self._size[place])], "utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self[:])

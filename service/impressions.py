@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +51,7 @@ class Answered(NamedTuple):
     z: npt.NDArray[np.float16]
 
 
-def fitting(wanted: int, d: int, items: Sequence[str]) -> int:
+def fitting(wanted: int, d: int, items: list[str]) -> int:
     """How many of the first `wanted` items a record of MAX_BYTES has room for, at d inputs an item."""
     room = MAX_BYTES - _HEAD_BYTES
     for count, item in enumerate(items[:wanted]):

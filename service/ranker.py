@@ -237,7 +237,8 @@ class Ranker:
     ) -> None:
         if not question.log or not self._log_items or not ranked.ids:
             return
-        count = fitting(self._log_items, z.shape[0], ranked.ids)
+        names = list(ranked.ids[: self._log_items])
+        count = fitting(self._log_items, z.shape[0], names)
         columns = np.empty((count, z.shape[0]), np.float32)
         write_columns(z, places[:count], columns)
         assert ranked.scores is not None
@@ -257,7 +258,7 @@ class Ranker:
                 surface=0 if query is None else 1,
                 query=question.query,
                 fields=self._engine.request_numbers(question.fields),
-                items=list(ranked.ids[:count]),
+                items=names[:count],
                 scores=ranked.scores[:count],
                 hidden=self._engine.scorer.hidden_width,
                 z=columns.astype(np.float16),
