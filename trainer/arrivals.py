@@ -97,7 +97,9 @@ class Arrivals:
             return
         z[known, self.hidden :] = rows[have[known], found.hidden :]
         same = found.base == self.base
-        z[known, : self.hidden] = rows[have[known], : found.hidden] if same else waiting.z[known, : self.hidden]
+        z[known, : self.hidden] = (
+            rows[have[known], : found.hidden] if same else waiting.z[known, : self.hidden]
+        )
         filled = z[known]
         self.reconstruct.assembler.fill_position(filled, waiting.positions[known], found.surface)
         z[known] = filled
@@ -172,9 +174,12 @@ class Arrivals:
         category = int(self.catalogue.category[row]) if row >= 0 else 0
         ranking = 0 if event.ranking is None else ranking_key(record.tenant, event.ranking)
         counted = not self._skipped("counters", record.offset)
-        self.learning.hold.push(t, EVENT, (DONE, kind, item, category, ranking, counted, recents))
+        self.learning.hold.push(t, EVENT, (DONE, kind, item, category, ranking, counted, record.offset, recents))
 
     def _ranking(self, event: events.RankingEvent, record: Record, t: int) -> None:
+        if self.learning.join.known(ranking_key(record.tenant, event.id)):
+            self.learning.join.count("repeated_rankings")  # inferred before it came: shown, and counted, once
+            return
         n = len(event.items)
         keys = np.fromiter((item_key(item.id) for item in event.items), np.uint64, n)
         positions = np.fromiter((min(item.position, 32_767) for item in event.items), np.int16, n)
@@ -239,7 +244,7 @@ class Arrivals:
         if found is None or found.base != self.base or found.z_rows().shape[1] != self.learning.join.d:
             return None
         keys = [item_key(item) for item in found.items]
-        places = [keys.index(item) for _, item, _ in acts if item in keys]
+        places = [keys.index(item) for _, item, _, _ in acts if item in keys]
         if not places:
             return None
         n = min(max(places) + 2, len(keys))
@@ -249,10 +254,12 @@ class Arrivals:
         categories[rows >= 0] = self.catalogue.category[rows[rows >= 0]]
         z = found.z_rows()[:n].copy()
         self.reconstruct.assembler.fill_position(z, positions, found.surface)
-        self.learning.hold.push(found.t, EVENT, (SHOWN, found.surface, items, categories, positions))
+        offset = acts[0][3]  # a skipped range reaches what this interaction has told
+        if not self._skipped("counters", offset):
+            self.learning.hold.push(found.t, EVENT, (SHOWN, found.surface, items, categories, positions))
         actor = actor_key(found.user, found.session)
         control = found.arm == "control"
-        return Shown(ranking, found.t, -1, found.surface, items, categories, positions, z, actor, control)
+        return Shown(ranking, found.t, offset, found.surface, items, categories, positions, z, actor, control)
 
     # release
 
@@ -269,8 +276,8 @@ class Arrivals:
             ):
                 add(t, IMPRESSION, item, category, position, surface)
             return
-        _, kind, item, category, ranking, counted, recents = held
-        position, surface = self.learning.join.act(t, ranking, item, kind) if ranking else (0, 0)
+        _, kind, item, category, ranking, counted, offset, recents = held
+        position, surface = self.learning.join.act(t, ranking, item, kind, offset) if ranking else (0, 0)
         if counted:
             self._builder.add(t, kind, item, category, position, surface, recents)
 
@@ -291,8 +298,7 @@ def pack_held(held: Held) -> list[Any]:
     """A held event as plain values, for a checkpoint."""
     if held[0] == SHOWN:
         return [held[0], held[1], *(part.tolist() for part in held[2:])]
-    recents = held[6]
-    return [*held[:6], [part.tolist() for part in recents]]
+    return [*held[:7], [part.tolist() for part in held[7]]]
 
 
 def unpack_held(plain: list[Any]) -> Held:
@@ -300,6 +306,6 @@ def unpack_held(plain: list[Any]) -> Held:
     if plain[0] == SHOWN:
         kinds = (np.uint64, np.uint64, np.int16)
         return (SHOWN, plain[1], *(np.array(part, kind) for part, kind in zip(plain[2:], kinds, strict=True)))
-    items, times, kinds_ = plain[6]
+    items, times, kinds_ = plain[7]
     recents = Recents(np.array(items, np.uint64), np.array(times, np.int64), np.array(kinds_, np.uint8))
-    return (*plain[:6], recents if items else NO_RECENTS)
+    return (*plain[:7], recents if items else NO_RECENTS)

@@ -160,8 +160,14 @@ class Join:
 
     # what is done
 
-    def act(self, t: int, ranking: int, item: int, behaviour: int, *, again: bool = False) -> tuple[int, int]:
-        """An interaction that names a ranking (by hash), released at time t.
+    def known(self, ranking: int) -> bool:
+        """Whether what this ranking (its hash) showed is known, from its event or inferred."""
+        return ranking in self._ranking_of
+
+    def act(
+        self, t: int, ranking: int, item: int, behaviour: int, offset: int = -1, *, again: bool = False
+    ) -> tuple[int, int]:
+        """An interaction that names a ranking (by hash), released at time t; offset: of its event.
 
         Returns (position, surface) of the shown item, (0, 0) where it is not known."""
         rank = self._ranking_of.get(ranking)
@@ -170,16 +176,16 @@ class Join:
             if behaviour == BOUGHT and (ranking, item) in self._click_of:
                 self._buy(t, ranking, item)
             elif rank is None and not again:
-                self.hold.push(t + JOIN_WAIT_MS, RETRY, (t, ranking, item, behaviour))
+                self.hold.push(t + JOIN_WAIT_MS, RETRY, (t, ranking, item, behaviour, offset))
             elif rank is None and self.infer is not None:
-                self._gather(ranking, (t, item, behaviour))
+                self._gather(ranking, (t, item, behaviour, offset))
             else:
                 self.count("unjoined" if rank is None else "not_shown")
             return 0, 0
         row = self.rankings.fixed[rank % self.rules.capacity]
         if not again and row["deadline"] and t < row["deadline"] - self.rules.hold:
             due = int(row["deadline"]) - self.rules.hold
-            self.hold.push(due, RETRY, (t, ranking, item, behaviour))
+            self.hold.push(due, RETRY, (t, ranking, item, behaviour, offset))
         else:
             self._label(t, row, slot, item, behaviour)
         return int(self.shown.fixed["position"][slot]), int(row["surface"])
@@ -198,9 +204,9 @@ class Join:
         if shown is not None:
             self.show(shown)
             self.count("inferred", len(shown.items))
-        for t, item, behaviour in acts:
+        for t, item, behaviour, offset in acts:
             if ranking in self._ranking_of:
-                self.act(t, ranking, item, behaviour, again=True)
+                self.act(t, ranking, item, behaviour, offset, again=True)
             else:
                 self.count("unjoined")
 
@@ -303,8 +309,8 @@ class Join:
         elif kind == INFER:
             self._infer(int(payload))
         elif kind == RETRY:
-            t, ranking, item, behaviour = payload
-            self.act(int(t), ranking, item, behaviour, again=True)
+            t, ranking, item, behaviour, offset = payload
+            self.act(int(t), ranking, item, behaviour, offset, again=True)
 
     def _due_negatives(self, due: int, rank: int) -> None:
         if rank < self._first_ranking:

@@ -46,7 +46,8 @@ class JoinRules:
 class Shown:
     """The items of one `ranking`: keys u64[n], categories u64[n], positions i16[n], z f16[n, d].
 
-    hash: of tenant and id; offset: of its event; waiting: its served record may still come."""
+    hash: of tenant and id; offset: of its event (inferred: of the first that told of it); waiting: its served
+    record may still come."""
 
     hash: int
     t: int
@@ -61,5 +62,5 @@ class Shown:
     waiting: bool = False
 
 
-Act = tuple[int, int, int]
-"""Time, item key and behaviour of an interaction."""
+Act = tuple[int, int, int, int]
+"""Time, item key, behaviour and offset of an interaction."""
