@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.retrieval_kernels import BLOCK, write_blocks
+from service.block_kernels import BLOCK, DIM
+from service.retrieval_kernels import write_blocks
 
-TOWER, COARSE = 64, 32
+TOWER, COARSE = 64, DIM
 _GROW = 4_096
 _ARRAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "tower": (np.float32, (TOWER,)),

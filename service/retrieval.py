@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from service.block_kernels import BLOCK
 from service.item_vectors import ItemVectors
-from service.retrieval_kernels import BLOCK, scan, score_rows
+from service.retrieval_kernels import scan, score_rows
 
 Rows = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
@@ -48,11 +49,11 @@ def _highest(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
 def best_rows(
     vectors: ItemVectors, user: npt.NDArray[np.float32], mask: Mask, k: int
 ) -> tuple[Rows, npt.NDArray[np.float32]]:
-    """The k rows of highest coarse score among those where mask is True, best first, with their exact scores.
+    """The k rows of highest coarse score among those where mask is True, ascending, with their exact scores.
 
     Args: user f32 (32,): what item vectors are multiplied with; mask bool (rows,). Ties go to the lower row.
     """
-    if int(np.count_nonzero(mask)) <= max(FEW, 2 * k):
+    if int(np.count_nonzero(mask)) <= max(FEW, 4 * k):
         return _exact_best(vectors, user, np.flatnonzero(mask).astype(np.int32), k)
     rows = mask.shape[0]
     largest = float(np.abs(user).max()) if rows else 0.0
@@ -71,7 +72,10 @@ def best_rows(
 def _exact_best(
     vectors: ItemVectors, user: npt.NDArray[np.float32], rows: Rows, k: int
 ) -> tuple[Rows, npt.NDArray[np.float32]]:
+    """The k best of some rows, ascending."""
     exact = np.empty(len(rows), np.float32)
     score_rows(vectors.coarse, vectors.bias, rows, user, exact)
-    order = np.argsort(-exact, kind="stable")[:k]
-    return rows[order], exact[order]
+    if len(rows) <= k:
+        return rows, exact
+    kept = _highest(exact, k)
+    return rows[kept], exact[kept]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-BLOCK = 64
+from service.block_kernels import BLOCK, block_hits, first_bit
 
 
 @njit(cache=True, nogil=True)
@@ -24,34 +24,24 @@ def scan(
 ) -> int:
     """Collect rows whose quantised score is ≥ least, in row order; returns how many (≤ len(out_rows)).
 
-    blocks int8 (blocks, dim, 64): item vectors within ± 127, 64 items side by side, dim even; a row's score is
+    blocks int8 (blocks, DIM, 64): item vectors within ± 127, 64 items side by side; a row's score is
     Σ query·item · query_scale · scale[row] + bias[row]. Only every `step`-th block is looked at; rows whose mask
     is False and rows past len(mask) are left out.
     """
     count = 0
     rows = mask.shape[0]
-    sums = np.empty(BLOCK, np.int32)
     scores = np.empty(BLOCK, np.float32)
     for b in range(0, blocks.shape[0], step):
         first = b * BLOCK
         if first >= rows:
             break
-        sums[:] = 0
-        for j in range(0, blocks.shape[1], 2):  # two products of ± 127 fit into 16 bits: half the work of 32
-            one, two = np.int16(query[j]), np.int16(query[j + 1])
-            for i in range(BLOCK):
-                first_part = np.int16(one * np.int16(blocks[b, j, i]))
-                second_part = np.int16(two * np.int16(blocks[b, j + 1, i]))
-                sums[i] += np.int32(np.int16(first_part + second_part))
-        best = np.float32(-np.inf)
-        for i in range(BLOCK):
-            scores[i] = np.float32(sums[i]) * (scale[first + i] * query_scale) + bias[first + i]
-        for i in range(BLOCK):
-            best = max(best, scores[i])
-        if best < least:
-            continue
-        for i in range(min(BLOCK, rows - first)):
-            if scores[i] >= least and mask[first + i]:
+        hits = block_hits(blocks, b, query, query_scale, scale, bias, least, scores)
+        if rows - first < BLOCK:
+            hits &= (np.uint64(1) << np.uint64(rows - first)) - np.uint64(1)
+        while hits:
+            i = first_bit(hits)
+            hits &= hits - np.uint64(1)
+            if mask[first + i]:
                 if count == out_rows.shape[0]:
                     return count
                 out_rows[count] = first + i

@@ -51,7 +51,7 @@ class Retriever:
         query = engine.sides.query(question.query)
         left = user.coarse + (query.coarse if query is not None else np.float32(0.0))
         rows, _ = best_rows(engine.vectors, left, mask, max(keep - len(own), question.top_k or 1))
-        rows = np.union1d(rows, own).astype(np.int32)
+        rows = united(rows, own)
         with engine.lock:
             found = self._ranker.look(state, None, rows, removed)
         return self._ranker.finish(question, found, {})
@@ -79,11 +79,13 @@ class Retriever:
         wanted = words(query, next(iter(catalogue.schema.languages), "en"))
         if not wanted:
             return np.ones(n, np.bool_)
-        counts = np.zeros(n, np.int32)
+        every, some = np.ones(n, np.bool_), np.zeros(n, np.bool_)
         for word in set(wanted):
-            counts[catalogue.postings(word)] += 1
-        every = counts == len(set(wanted))
-        return every if every.any() else counts > 0
+            having = np.zeros(n, np.bool_)
+            having[catalogue.postings(word)] = True
+            every &= having
+            some |= having
+        return every if every.any() else some
 
     def _own(self, state: UserState | None, mask: Mask) -> npt.NDArray[np.int32]:
         """Rows of the user's own items and of the neighbours of her recent ones, as far as they are allowed."""
@@ -95,3 +97,12 @@ class Retriever:
         rows = engine.catalogue.rows_of_keys(np.concatenate([own, near]))
         rows = np.unique(rows[rows >= 0])
         return rows[mask[rows]]
+
+
+def united(rows: npt.NDArray[np.int32], more: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Both, ascending, each row once; both are so already, and `more` is short."""
+    if not len(rows) or not len(more):
+        return rows if len(rows) else more
+    at = np.searchsorted(rows, more)
+    new = rows[np.minimum(at, len(rows) - 1)] != more
+    return np.insert(rows, at[new], more[new])
