@@ -86,7 +86,7 @@ class Settings(BaseModel):
     )
     checkpoint_every_ms: int = Field(10_000, ge=200, description="time between two checkpoints")
     versions_all_minutes: float = Field(
-        10, ge=10, le=1_440, description="how long every weight version is kept, minutes"
+        10, ge=1, le=1_440, description="how long every weight version is kept, minutes"
     )
     versions_minutely_hours: float = Field(
         24, ge=1, description="how long one version a minute is kept, hours"

@@ -7,7 +7,7 @@ embedded form is `weight_store_sqlite.py`. It decides nothing: what a version is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,8 +112,8 @@ class WeightStore(Protocol):
         """The trainer's state of a user as of a checkpoint (its version number)."""
         ...
 
-    def thin(self, now: int) -> dict[str, int]:
-        """Drop what need not be kept at wall-clock `now` (ms); counts dropped, by kind."""
+    def thin(self, now: int, keep: Collection[int] = ()) -> dict[str, int]:
+        """Drop what need not be kept at wall-clock `now` (ms), none of `keep`; counts dropped, by kind."""
         ...
 
     def beat(self, heartbeat: Heartbeat, status: Mapping[str, Any] | None = None) -> None:

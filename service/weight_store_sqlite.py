@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -193,15 +193,15 @@ class EmbeddedWeightStore:
         rows = self._rows(query, _signed(key), checkpoint)
         return rows[0][0] if rows else None
 
-    def thin(self, now: int) -> dict[str, int]:
+    def thin(self, now: int, keep: Collection[int] = ()) -> dict[str, int]:
         ages = self._rows("SELECT v, created, v IN (SELECT v FROM checkpoints) FROM versions ORDER BY v")
         pins = {row[0] for row in self._rows("SELECT v FROM pins UNION SELECT v FROM kept")}
         rows = [(v, created, bool(point)) for v, created, point in ages]
-        keep = keep_versions(rows, pins, now, self._keeping)
-        drop = [v for v, _, _ in ages if v not in keep]
+        kept = keep_versions(rows, pins.union(keep), now, self._keeping)
+        drop = [v for v, _, _ in ages if v not in kept]
         points = [row[0] for row in self._rows("SELECT v FROM checkpoints ORDER BY v")]
-        over = self._over_budget([v for v in points if v in keep], pins)
-        old = [v for v in points if v not in keep or v in over]
+        over = self._over_budget([v for v in points if v in kept], pins)
+        old = [v for v in points if v not in kept or v in over]
         oldest_change = points[-2] if len(points) > 1 else 0
         with self._transaction() as db:
             dropped = [_drop_checkpoint(db, v) for v in old]

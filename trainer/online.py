@@ -280,7 +280,8 @@ class OnlineTrainer:
             self._store.beat(beat, self._report.status(self.core, now, self.differing))
         if at - self._thin_at >= THIN_MS:
             self._thin_at = at
-            self._store.thin(now)
+            # what the gate may go back to stays, however long ago it was pushed
+            self._store.thin(now, [one.v for one in self.core.learning.gate.state.snapshots])
 
 
 def run(settings: Settings, stop: threading.Event, *, steps: Callable[[int], None] = _no_step) -> None:
