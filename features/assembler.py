@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features import assembler_item_kernels as item_kernels
 from features import assembler_kernels as kernels
 from features import user_kernels
 from features.catalogue import Catalogue
@@ -121,7 +122,7 @@ class Assembler:
 
     def put_hidden(self, z: F32, place: int, hidden: F32) -> None:
         """Write hidden vectors f32[m, h] of candidates `place` … place + m − 1 into zT."""
-        kernels.fill_hidden(hidden, z[self.layout.block("hidden")], place)
+        item_kernels.fill_hidden(hidden, z[self.layout.block("hidden")], place)
 
     def fill(
         self, z: F32, request: RequestView, rows: npt.NDArray[np.int32], candidate_fields: F32 | None = None
@@ -135,7 +136,7 @@ class Assembler:
         if self._fields:
             self._fill_fields(request, rows, candidate_fields, z[layout.block("field")])
         z[layout.block("pos")] = 0
-        kernels.fill_categories(
+        item_kernels.fill_categories(
             rows, catalogue.category, catalogue.brand, catalogue.price, z[layout.block("cat")]
         )
 

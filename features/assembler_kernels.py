@@ -1,8 +1,8 @@
-"""Compiled loops of the assembler: z of the candidates of one request, as columns of zT on the f16 grid.
+"""Compiled loops of the assembler: the real-time block of z of one request's candidates, columns on the f16 grid.
 
 Candidates are done in blocks of BLOCK, feature by feature, so that the loops become SIMD; a candidate's
 column depends on that candidate and the request only, never on the block around it
-(`features/math_kernels.py`).
+(`features/math_kernels.py`). The other blocks are made in `features/assembler_item_kernels.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from numba import njit
 from features.math_kernels import F, exp, f16, log
 from features.realtime_hash_kernels import NEVER
 from features.realtime_kernels import STREAMS
-from features.user_kernels import I2I, OWN, OWN_CATEGORY, find
+from features.user_kernels import EMPTY, I2I, OWN, OWN_CATEGORY, find, make_table
 
 BLOCK = 64
-LINE = 16
 W = 6  # windows of the counters
 ITEM, CATEGORY = 35, 6
 RT = ITEM + CATEGORY + OWN + OWN_CATEGORY + I2I + 1
-CATEGORIES, BRANDS, BANDS = 16, 16, 8
 ONE = F(1.0)
 HALF = F(0.5)
 THIRD = F(0.3)
@@ -87,16 +85,18 @@ def load_counts(slots: Any, t: Any, counts: Any, last: Any, windows: Any, c: Any
     The last W lines are clicks, carts and purchases together.
     """
     m = slots.shape[0]
+    c[:, :m] = F(0.0)
+    ages[:m] = 0.0
+    known = 0
     for j in range(m):
         slot = slots[j]
         if slot >= 0 and last[slot] != NEVER:
+            known += 1
             ages[j] = max(0.0, float(t - last[slot]))
             for k in range(STREAMS * W):
                 c[k, j] = counts[slot, k]
-        else:
-            ages[j] = 0.0
-            for k in range(STREAMS * W):
-                c[k, j] = F(0.0)
+    if known == 0:
+        return
     for k in range(W):
         fade_lines(
             ages[:m],
@@ -135,9 +135,9 @@ def item_block(c: Any, totals: Any, out: Any, start: Any, m: Any) -> None:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def category_block(c: Any, totals: Any, out: Any, start: Any, m: Any) -> None:
-    """Counter features of the candidates' categories into CATEGORY lines of out from row ITEM."""
+    """Counter features of m categories into CATEGORY lines of out from column `start`."""
     end = start + m
-    row = ITEM
+    row = 0
     for k in range(2, W):
         log1p_line(c[4 * W + k, :m], F(100.0) / (totals[k] + F(10.0)), HALF, out[row, start:end])
         row += 1
@@ -165,6 +165,58 @@ def copy_rows(wanted: Any, table: Any, keys: Any, features: Any, out: Any, row: 
 
 
 @njit(cache=True, nogil=True)
+def distinct(codes: Any, places: Any) -> Any:
+    """The distinct categories i32[m] among codes i32[n] (−1: none), and each one's place there (none: m)."""
+    n = codes.shape[0]
+    table = make_table(n)
+    keys = np.empty(n, np.int32)
+    found = 0
+    for j in range(n):
+        if codes[j] >= 0:
+            at = find(table, keys, codes[j])
+            if table[at] == EMPTY:
+                table[at] = found
+                keys[found] = codes[j]
+                found += 1
+            places[j] = table[at]
+    for j in range(n):
+        if codes[j] < 0:
+            places[j] = found
+    return keys[:found]
+
+
+@njit(cache=True, nogil=True)
+def fill_category_counters(
+    t: Any, codes: Any, groups: Any, counts: Any, last: Any, windows: Any, totals: Any, c: Any, ages: Any, out: Any
+) -> None:  # fmt: skip
+    """Counter features of the candidates' categories into out f32[CATEGORY, n]: made once a category."""
+    n = codes.shape[0]
+    places = np.empty(n, np.int32)
+    keys = distinct(codes, places)
+    slots = np.full(keys.shape[0] + 1, -1, np.int32)  # the last one: no category
+    for e in range(keys.shape[0]):
+        if keys[e] < groups.shape[0]:
+            slots[e] = groups[keys[e]]
+    features = np.empty((CATEGORY, slots.shape[0]), np.float32)
+    for start in range(0, slots.shape[0], BLOCK):
+        m = min(BLOCK, slots.shape[0] - start)
+        load_counts(slots[start : start + m], t, counts, last, windows, c, ages)
+        category_block(c, totals, features, start, m)
+    for k in range(CATEGORY):
+        line, values = out[k], features[k]
+        for j in range(n):
+            line[j] = values[places[j]]
+
+
+@njit(cache=True, nogil=True)
+def i2i_rows(features: Any) -> None:
+    """As `i2i_block`, for sums f32[m, I2I] that are still in their table."""
+    for e in range(features.shape[0]):
+        log1p_in_place(features[e, :16], F(100.0), HALF)
+        log1p_in_place(features[e, 16:], ONE, THIRD)
+
+
+@njit(cache=True, nogil=True)
 def i2i_block(out: Any, row: Any, start: Any, m: Any) -> None:
     """Take the logs of I2I lines of sums in place, from `row` on."""
     for k in range(I2I):
@@ -179,85 +231,37 @@ def fill_rt(
     totals: Any, category_counts: Any, category_last: Any, own: Any, own_category: Any, i2i: Any,
     is_new: Any, out: Any,
 ) -> None:  # fmt: skip
-    """The rt block: out f32[RT, n]. own, own_category, i2i: tables of `features/user_kernels.py`."""
+    """The rt block: out f32[RT, n]. own, own_category, i2i: tables of `features/user_kernels.py`.
+
+    The logs of i2i are taken a neighbour or a candidate, whichever are fewer.
+    """
+    n = rows.shape[0]
     c = np.empty((5 * W, BLOCK), np.float32)
     ages = np.empty(BLOCK, np.float64)
-    slots = np.empty(BLOCK, np.int32)
-    codes = np.empty(BLOCK, np.int32)
-    group_slots = np.empty(BLOCK, np.int32)
+    slots = np.full(n, -1, np.int32)
+    codes = np.full(n, -1, np.int32)
+    for j in range(n):
+        if rows[j] >= 0:
+            slots[j] = row_slots[rows[j]]
+            codes[j] = row_codes[rows[j]]
+    by_neighbour = i2i[1].shape[0] < n
+    if by_neighbour:
+        i2i_rows(i2i[2][: i2i[1].shape[0]])
     a = ITEM + CATEGORY
     b = a + OWN
     d = b + OWN_CATEGORY
-    for start in range(0, rows.shape[0], BLOCK):
-        m = min(BLOCK, rows.shape[0] - start)
-        block = rows[start : start + m]
-        for j in range(m):
-            row = block[j]
-            slots[j] = row_slots[row] if row >= 0 else -1
-            codes[j] = row_codes[row] if row >= 0 else -1
-            group_slots[j] = groups[codes[j]] if 0 <= codes[j] < groups.shape[0] else -1
-        load_counts(slots[:m], t, counts, last, windows, c, ages)
-        item_block(c, totals, out, start, m)
-        load_counts(group_slots[:m], t, category_counts, category_last, windows, c, ages)
-        category_block(c, totals, out, start, m)
-        copy_rows(block, own[0], own[1], own[3], out, a, start)
-        copy_rows(codes[:m], own_category[0], own_category[1], own_category[2], out, b, start)
-        copy_rows(slots[:m], i2i[0], i2i[1], i2i[2], out, d, start)
-        i2i_block(out, d, start, m)
-        for j in range(start, start + m):
-            out[d + I2I, j] = out[22, j] if is_new else F(0.0)
-
-
-@njit(cache=True, nogil=True)
-def fill_hidden(hidden: Any, out: Any, place: Any) -> None:
-    """Columns `place` … place + n − 1 of out f32[h, ·] from hidden f32[n, h], transposed and rounded.
-
-    A square at a time, so that every line of the cache that is read or written is used whole.
-    """
-    n, h = hidden.shape
-    square = np.empty((LINE, BLOCK), np.float32)
+    fill_category_counters(
+        t, codes, groups, category_counts, category_last, windows, totals, c, ages, out[ITEM:a]
+    )
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
-        for low in range(0, h, LINE):
-            width = min(LINE, h - low)
-            for j in range(m):
-                for k in range(width):
-                    square[k, j] = hidden[start + j, low + k]
-            for k in range(width):
-                line, values = out[low + k, place + start : place + start + m], square[k]
-                for j in range(m):
-                    line[j] = f16(values[j])
-
-
-@njit(cache=True, nogil=True)
-def fill_categories(rows: Any, categories: Any, brands: Any, prices: Any, out: Any) -> None:
-    """Category and brand as one signed place among 16 each, price as one of 8 bands (0: none): out f32[40,
-    n].
-    """
-    out[:] = F(0.0)
-    bands = out[CATEGORIES + BRANDS :]
-    for j in range(rows.shape[0]):
-        row = rows[j]
-        if row < 0:
-            bands[0, j] = ONE
-            continue
-        key = categories[row]
-        if key != 0:
-            out[np.int64(key & np.uint64(15)), j] = ONE if key & np.uint64(16) else -ONE
-        key = brands[row]
-        if key != 0:
-            out[CATEGORIES + np.int64(key & np.uint64(15)), j] = ONE if key & np.uint64(16) else -ONE
-        bands[price_band(prices[row]), j] = ONE
-
-
-@njit(cache=True, nogil=True)
-def price_band(price: Any) -> Any:
-    """0: none; else 1 … 7, each about 2.8 times the one below: 1 is under 1.8, 7 is 511 and on."""
-    limit = 1.8284271247461903
-    if not price >= 0.0:
-        return 0
-    for band in range(1, BANDS - 1):
-        if price < limit:
-            return band
-        limit = (limit + 1.0) * 2.8284271247461903 - 1.0
-    return BANDS - 1
+        end = start + m
+        load_counts(slots[start:end], t, counts, last, windows, c, ages)
+        item_block(c, totals, out, start, m)
+        copy_rows(rows[start:end], own[0], own[1], own[3], out, a, start)
+        copy_rows(codes[start:end], own_category[0], own_category[1], own_category[2], out, b, start)
+        copy_rows(slots[start:end], i2i[0], i2i[1], i2i[2], out, d, start)
+        if not by_neighbour:
+            i2i_block(out, d, start, m)
+        for j in range(start, start + m):
+            out[d + I2I, j] = out[22, j] if is_new else F(0.0)
