@@ -21,6 +21,10 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
 
 import pytest  # noqa: E402
 
+from features.kernel_cache import forget_stale_kernels  # noqa: E402
+
+forget_stale_kernels()
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from features.kernel_cache import forget_stale_kernels
 from service import cli_versions
 from service.cli import Host, Port, app, host_to_call, url_of
 from service.console import Config, DataDir, Json, main_of, note, progress_bar, report, settings_of
@@ -169,6 +170,7 @@ def warm(json: Json = False) -> None:
 
 def main() -> None:
     """The `repl-ranker` command."""
+    forget_stale_kernels()
     main_of(app)
 
 
