@@ -24,7 +24,7 @@ from features.records import NewRecord, Offsets, Stream
 FORMAT = 1
 BUSY_SECONDS = 30.0
 _ASK_AGAIN = 0.001
-_CACHE_KIB = 32 << 10
+_CACHE_KIB = 8 << 10
 _VACUUM_STEP = 256  # pages
 _PAGES = 64  # about what a transaction writes, and one for each record
 _COPY_PAGES = 4_000
