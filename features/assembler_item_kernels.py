@@ -25,17 +25,21 @@ def fill_hidden(hidden: Any, out: Any, place: Any) -> None:
     """
     n, h = hidden.shape
     square = np.empty((LINE, BLOCK), np.float32)
+    whole = h - h % LINE
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
-        for low in range(0, h, LINE):
-            width = min(LINE, h - low)
+        first, end = place + start, place + start + m
+        for low in range(0, whole, LINE):
             for j in range(m):
-                for k in range(width):
+                for k in range(LINE):  # a constant: the loop is unrolled
                     square[k, j] = hidden[start + j, low + k]
-            for k in range(width):
-                line, values = out[low + k, place + start : place + start + m], square[k]
+            for k in range(LINE):
+                line, values = out[low + k, first:end], square[k]
                 for j in range(m):
                     line[j] = f16(values[j])
+        for k in range(whole, h):
+            for j in range(m):
+                out[k, first + j] = f16(hidden[start + j, k])
 
 
 @njit(cache=True, nogil=True)
