@@ -38,6 +38,7 @@ class RawClient:
         place = head.index(b"content-length:") + 15
         size = int(head[place : head.find(b"\r\n", place) if b"\r\n" in head[place:] else None])
         total = end + 4 + size
+        view.release()
         if total > len(self._buffer):
             self._buffer.extend(bytes(total))  # grown once, kept for later answers
         view = memoryview(self._buffer)
