@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from features.catalogue import Catalogue
 from features.errors import InvalidRequest
+from service.filter_kernels import mark_available
 from service.requests import Condition
 
 Mask = npt.NDArray[np.bool_]
@@ -56,10 +57,8 @@ def prepare(catalogue: Catalogue, conditions: Sequence[Condition], lock: threadi
 
 def available(catalogue: Catalogue, rows: Rows) -> Mask:
     """bool (n,): items that are neither deleted nor unavailable; unknown ones (−1) count as available."""
-    found = np.ones(len(rows), np.bool_)
-    known = rows >= 0
-    some = rows[known]
-    found[known] = catalogue.available[some] & ~catalogue.deleted[some]
+    found = np.empty(len(rows), np.bool_)
+    mark_available(rows, catalogue.available, catalogue.deleted, found)
     return found
 
 
