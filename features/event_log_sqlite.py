@@ -1,5 +1,6 @@
-"""One SQLite file of log streams: opening, group commit, reading. What is kept how long stands elsewhere
-(`event_log_retention.py`), and so does which ids count once (`event_log_ids.py`).
+"""One SQLite file of log streams: group commit, reading, making durable. What is kept how long stands elsewhere
+(`event_log_retention.py`), which ids count once in `event_log_ids.py`, how processes wait for each other in
+`event_log_connection.py`.
 
 The file must never be opened and closed here beside SQLite's own connections: closing any descriptor of it drops the
 locks that SQLite holds on it in this process. `sync` therefore touches the write-ahead log only.
@@ -10,7 +11,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,11 +19,10 @@ from pathlib import Path
 from features import event_log_ids
 from features.errors import LogError
 from features.event_log import Clock
+from features.event_log_connection import begin, connect, explained
 from features.records import NewRecord, Offsets, Stream
 
 FORMAT = 1
-BUSY_SECONDS = 30.0
-_ASK_AGAIN = 0.001
 _CACHE_KIB = 8 << 10
 _VACUUM_STEP = 256  # pages
 _PAGES = 64  # about what a transaction writes, and one for each record
@@ -60,23 +59,6 @@ def table(stream: str) -> str:
     return '"log_' + stream.replace("-", "_") + '"'
 
 
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """SQLite's errors as LogError with what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        text = str(error)
-        hint = "is the disk full, or the volume gone?"
-        if "full" in text:
-            hint = "free disk space"
-        elif "not a database" in text or "malformed" in text:
-            hint = "the file is damaged: move it away, or restore a copy of the data directory"
-        elif "locked" in text:
-            hint = "another process holds the file for long: end it, or try again"
-        raise LogError(f"{path.name}: {error}", field="data_dir", value=path.parent, hint=hint) from error
-
-
 class StreamFile:
     """A writing connection behind `lock`, and a pool of reading ones."""
 
@@ -90,30 +72,18 @@ class StreamFile:
         self._to_copy = 0
         self._closed = False
         with explained(path):
-            self._writer = self._connect()
+            self._writer = connect(self.path)
             try:
                 self._writer.execute(f"PRAGMA synchronous={'FULL' if limits.fsync else 'NORMAL'}")
                 self._writer.execute(f"PRAGMA journal_size_limit={64 << 20}")
                 self._writer.execute(f"PRAGMA cache_size={-_CACHE_KIB}")
-                self._writer.execute("PRAGMA busy_timeout=0")  # `_begin` waits
+                self._writer.execute("PRAGMA busy_timeout=0")  # `begin` waits
                 if not limits.fsync:  # else every commit waits for the disk anyway
                     self._writer.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
                 self._create()
             except BaseException:
                 self._writer.close()
                 raise
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            _use_wal(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     def _create(self) -> None:
         with self.transaction() as w:
@@ -146,7 +116,7 @@ class StreamFile:
             except IndexError:
                 if self._closed:
                     raise LogError(f"{self.path.name} is closed") from None
-                connection = self._connect()
+                connection = connect(self.path)
             try:
                 yield connection
             finally:
@@ -196,7 +166,7 @@ class StreamFile:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction; the caller holds the lock. All or nothing."""
         with explained(self.path):
-            self._begin()
+            begin(self._writer)
             try:
                 yield self._writer
                 self._writer.execute("COMMIT")
@@ -205,20 +175,6 @@ class StreamFile:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
-
-    def _begin(self) -> None:
-        """Take SQLite's lock; ask every millisecond while another process has it. SQLite's own waiting asks at last
-        each 100 ms only, and so misses one import's pauses for seconds.
-        """
-        until = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self._writer.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                    raise
-            time.sleep(_ASK_AGAIN)
 
     def _insert(
         self, w: sqlite3.Connection, stream: Stream, records: Sequence[NewRecord]
@@ -299,19 +255,6 @@ class StreamFile:
     def _close_readers(self) -> None:
         while self._readers:
             self._readers.pop().close()
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switching a new file to WAL does not wait for others who do the same: try again."""
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL").fetchone()
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
 
 
 def distinct(files: Iterable[StreamFile]) -> list[StreamFile]:
