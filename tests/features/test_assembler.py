@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from realtime_kit import SMALL, T0, Oracle, random_ops
 
+from features import assembler_item_kernels as item_kernels
+from features import assembler_kernels as kernels
 from features.assembler import Assembler, RequestView, ZLayout
 from features.catalogue import Catalogue
 from features.events import ItemEvent
 from features.keys import item_key, text_key
 from features.ops import OpsBuilder
-from features.realtime import RealtimeState
+from features.realtime import WINDOWS_MS, RealtimeState
+from features.realtime_hash_kernels import NEVER
 from features.schema import Schema
 from features.user_state import UserState
 
@@ -229,6 +232,38 @@ def test_a_column_does_not_depend_on_the_batch(world: World) -> None:
     whole = world.z(world.users[1], rows)
     for j, row in enumerate(rows):
         np.testing.assert_array_equal(world.z(world.users[1], [row])[:, 0], whole[:, j])
+
+
+@pytest.mark.parametrize(("n", "h"), [(0, 64), (1, 1), (63, 16), (64, 17), (65, 64), (200, 40)])
+def test_hidden_vectors_are_transposed_and_rounded(n: int, h: int) -> None:
+    hidden = np.random.default_rng(n).normal(0, 900, (n, h)).astype(np.float32)
+    out = np.full((h, n + 5), 7.0, np.float32)
+    item_kernels.fill_hidden(hidden, out, 3)
+    np.testing.assert_array_equal(out[:, 3 : n + 3], np.clip(hidden, -1000, 1000).astype(np.float16).T)
+    assert (out[:, :3] == 7).all()
+    assert (out[:, n + 3 :] == 7).all()
+
+
+def test_counters_of_a_category_are_the_same_among_many() -> None:
+    random = np.random.default_rng(4)
+    codes = random.integers(-1, 200, 700).astype(np.int32)
+    groups = np.where(random.random(190) < 0.1, -1, random.permutation(190)).astype(np.int32)
+    counts = random.gamma(1, 20, (190, 24)).astype(np.float32)
+    last = np.where(random.random(190) < 0.1, NEVER, T0 - random.integers(0, 10**8, 190))
+    windows = np.array(WINDOWS_MS)
+    totals = kernels.totals_at(counts.sum(0), T0, T0, windows)
+
+    def made(of: np.ndarray) -> np.ndarray:
+        c, ages = np.empty((5 * kernels.W, kernels.BLOCK), np.float32), np.empty(kernels.BLOCK)
+        out = np.empty((kernels.CATEGORY, len(of)), np.float32)
+        kernels.fill_category_counters(T0, of, groups, counts, last, windows, totals, c, ages, out)
+        return out
+
+    together = made(codes)
+    assert together.any(axis=1).all()
+    for j, code in enumerate(codes):
+        np.testing.assert_array_equal(made(codes[j : j + 1])[:, 0], together[:, j])
+        assert code >= 0 or not together[:, j].any()
 
 
 def test_values_lie_on_the_f16_grid_and_the_layout_is_fixed(world: World) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from features import hash_window_kernels, key_kernels
 from features.hash_window import HashWindow
 from features.keys import KeyIndex, actor_key, item_key, text_key
+from features.xxh3_kernels import LONGEST, hash_texts
 
 
 def test_golden_keys() -> None:
@@ -25,6 +26,21 @@ def test_golden_keys() -> None:
     assert text_key("category", "rote Lampen ❤") == 0xB7591198CA916309
     assert item_key("") == 0x79BAE5AB39F65DAC
     assert item_key("\ud800") == item_key("\ud800")  # whatever a field holds
+
+
+@pytest.mark.parametrize("role", ["ab", "item", "category"])
+def test_many_keys_at_once_are_those_one_by_one(role: str) -> None:
+    """Every length that the kernel takes, and the first that it leaves to others."""
+    random = np.random.default_rng(len(role))
+    texts = ["".join(chr(c) for c in random.integers(32, 127, size)) for size in range(1, 130)]
+    data = np.frombuffer("".join(texts).encode(), np.uint8)
+    size = np.array([len(text) for text in texts], np.int32)
+    keys = np.empty(len(texts), np.uint64)
+    prefix = np.frombuffer(f"{role}\0".encode(), np.uint8)
+    hash_texts(prefix, data, (np.cumsum(size) - size).astype(np.int32), size, keys)
+    fits = size + len(prefix) <= LONGEST
+    wanted = [text_key(role, text) if fit else 0 for text, fit in zip(texts, fits, strict=True)]
+    assert keys.tolist() == wanted
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
