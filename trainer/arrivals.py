@@ -16,7 +16,7 @@ from features import events
 from features.catalogue import Catalogue
 from features.errors import LogError, ReplError
 from features.hash_window import HashWindow
-from features.keys import actor_key, item_key, text_key
+from features.keys import actor_key, item_key
 from features.ops import IMPRESSION, Ops, OpsBuilder
 from features.realtime import RealtimeState
 from features.records import Record, ServedRecord
@@ -25,18 +25,14 @@ from trainer.hold import EVENT
 from trainer.join import Act, Shown
 from trainer.publish import Learning
 from trainer.reconstruct import Reconstructor
-from trainer.served import ServedIndex
+from trainer.served import ServedIndex, ranking_key
+from trainer.shown_inputs import ShownInputs
 from trainer.states import TrainerStates
 
 Keys = NDArray[np.uint64]
 Held = tuple[Any, ...]
 SHOWN, DONE = 0, 1
 ITEMS = 200_000  # whose row and key are remembered
-
-
-def ranking_key(tenant: str, id: str) -> int:
-    """What a ranking and its served record meet by."""
-    return text_key("ranking", f"{tenant}\0{id}")
 
 
 class Arrivals:
@@ -57,7 +53,8 @@ class Arrivals:
         """base, hidden: sha256 of the base, and its number of hidden dimensions."""
         self.catalogue, self.realtime, self.users = catalogue, realtime, users
         self.dedup, self.served, self.learning = dedup, served, learning
-        self.reconstruct, self.base, self.hidden = reconstruct, base, hidden
+        self.reconstruct, self.base = reconstruct, base
+        self.inputs = ShownInputs(learning.join, served, reconstruct, base, hidden, self._make)
         self.skips: dict[str, list[tuple[int, int]]] = {"counters": [], "user_state": []}
         self.dead: list[tuple[Record, str]] = []
         self.deleted: list[tuple[str, str, int]] = []  # tenant, user, offset
@@ -82,46 +79,7 @@ class Arrivals:
                 continue
             waiting = self.learning.join.waiting(key)
             if waiting is not None:
-                self._late(key, waiting, found, record)
-
-    def _late(self, key: int, waiting: Shown, found: ServedRecord, record: Record) -> None:
-        join = self.learning.join
-        if not self._same_actor(found, record.tenant, waiting.actor):
-            return
-        have = self._rows_of(found, waiting.items)
-        z = np.full(waiting.z.shape, np.nan, np.float16)
-        known = have >= 0
-        rows = found.z_rows()
-        if rows.shape[1] - found.hidden != join.d - self.hidden:
-            join.count("foreign_layout")
-            return
-        z[known, self.hidden :] = rows[have[known], found.hidden :]
-        same = found.base == self.base
-        z[known, : self.hidden] = (
-            rows[have[known], : found.hidden] if same else waiting.z[known, : self.hidden]
-        )
-        filled = z[known]
-        self.reconstruct.assembler.fill_position(filled, waiting.positions[known], found.surface)
-        z[known] = filled
-        if join.replace(key, z, record.effective_time, control=found.arm == "control"):
-            join.count("reconstructed", -int(known.sum()))
-            join.count("joined" if same else "rebased", int(known.sum()))
-
-    def _same_actor(self, found: ServedRecord, tenant: str, actor: int) -> bool:
-        """A served record of another tenant or user is not joined."""
-        if found.tenant != tenant:
-            self.learning.join.count("foreign_tenant")
-            return False
-        if actor_key(found.user, found.session) != actor:
-            self.learning.join.count("foreign_user")
-            return False
-        return True
-
-    @staticmethod
-    def _rows_of(found: ServedRecord, items: Keys) -> NDArray[np.int64]:
-        """Row of each item in the served record, −1 where it is not among those logged."""
-        place = {item_key(item): k for k, item in reversed(list(enumerate(found.items)))}
-        return np.array([place.get(key, -1) for key in items.tolist()], np.int64)
+                self.inputs.replace(key, waiting, found, record)
 
     def take(self, record: Record, t: int) -> None:
         """One record of the stream `event`, at its effective time t."""
@@ -174,7 +132,9 @@ class Arrivals:
         category = int(self.catalogue.category[row]) if row >= 0 else 0
         ranking = 0 if event.ranking is None else ranking_key(record.tenant, event.ranking)
         counted = not self._skipped("counters", record.offset)
-        self.learning.hold.push(t, EVENT, (DONE, kind, item, category, ranking, counted, record.offset, recents))
+        self.learning.hold.push(
+            t, EVENT, (DONE, kind, item, category, ranking, counted, record.offset, recents)
+        )
 
     def _ranking(self, event: events.RankingEvent, record: Record, t: int) -> None:
         if self.learning.join.known(ranking_key(record.tenant, event.id)):
@@ -186,7 +146,7 @@ class Arrivals:
         rows = self.catalogue.rows_of_keys(keys)
         categories = np.zeros(n, np.uint64)
         categories[rows >= 0] = self.catalogue.category[rows[rows >= 0]]
-        shown, surface = self._inputs(event, record, t, keys, rows)
+        shown, surface = self.inputs.of(event, record, t, keys, rows)
         shown = Shown(
             hash=shown.hash, t=t, offset=record.offset, surface=surface, items=keys, categories=categories,
             positions=positions, z=shown.z, actor=shown.actor, control=shown.control, waiting=shown.waiting,
@@ -195,47 +155,6 @@ class Arrivals:
         self.learning.join.show(shown)
         if not self._skipped("counters", record.offset):
             self.learning.hold.push(t, EVENT, (SHOWN, surface, keys, categories, positions))
-
-    def _inputs(
-        self, event: events.RankingEvent, record: Record, t: int, keys: Keys, rows: NDArray[np.int32]
-    ) -> tuple[Shown, int]:
-        """The inputs z of a ranking's items: as served where its record is known, else made here."""
-        join = self.learning.join
-        key, actor = ranking_key(record.tenant, event.id), actor_key(event.user, event.session)
-        found = self.served.get(key)
-        waiting = found is None
-        if found is not None and not self._same_actor(found, record.tenant, actor):
-            found = None
-        have = np.full(len(keys), -1, np.int64) if found is None else self._rows_of(found, keys)
-        known = have >= 0
-        served = np.zeros((0, 0), np.float16) if found is None else found.z_rows()
-        d = join.d
-        if found is not None and served.shape[1] - found.hidden != d - self.hidden:
-            join.count("foreign_layout")
-            found, known = None, np.zeros(len(keys), bool)
-        same = found is not None and found.base == self.base
-        surface = 0 if found is None else found.surface
-        z = np.zeros((len(keys), d), np.float16)
-        if not same or not known.all():
-            z = self._made(event, t, rows, actor)
-            surface = self.reconstruct.surface(event) if found is None else surface
-        if found is not None:
-            z[known, self.hidden :] = served[have[known], found.hidden :]
-            if same:
-                z[known, : self.hidden] = served[have[known], : found.hidden]
-        join.count("joined" if same else "rebased", int(known.sum()))
-        join.count("reconstructed", int((~known).sum()))
-        control = found is not None and found.arm == "control"
-        none = np.zeros(0, np.uint64)
-        empty = np.zeros(0, np.int16)
-        return Shown(key, t, record.offset, surface, keys, none, empty, z, actor, control, waiting), surface
-
-    def _made(
-        self, event: events.RankingEvent, t: int, rows: NDArray[np.int32], actor: int
-    ) -> NDArray[np.float16]:
-        self.release(t - self.learning.join.rules.hold)
-        self.count_ops()
-        return self.reconstruct.z(event, t, rows, self.users.get(actor) if actor else None)
 
     def infer(self, ranking: int, acts: list[Act]) -> Shown | None:
         """`infer_shown`: the items of an answer of ours down to one below the last that was clicked; None where its
@@ -260,6 +179,13 @@ class Arrivals:
         actor = actor_key(found.user, found.session)
         control = found.arm == "control"
         return Shown(ranking, found.t, offset, found.surface, items, categories, positions, z, actor, control)
+
+    def _make(
+        self, event: events.RankingEvent, t: int, rows: NDArray[np.int32], actor: int
+    ) -> NDArray[np.float16]:
+        self.release(t - self.learning.join.rules.hold)
+        self.count_ops()
+        return self.reconstruct.z(event, t, rows, self.users.get(actor) if actor else None)
 
     # release
 

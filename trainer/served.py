@@ -10,11 +10,17 @@ from collections import OrderedDict
 from features.errors import LogError
 from features.event_log import EventLog
 from features.hash_window import HashWindow
+from features.keys import text_key
 from features.records import Record, ServedRecord
 
 ENTRIES = 500_000
 AGE_MS = 3_600_000
 CACHE_BYTES = 32 << 20
+
+
+def ranking_key(tenant: str, id: str) -> int:
+    """What a ranking and its served record meet by."""
+    return text_key("ranking", f"{tenant}\0{id}")
 
 
 class ServedIndex:
