@@ -62,7 +62,7 @@ requirements: ## compile requirements/*.txt anew from pyproject.toml (needs the 
 
 dist: ## build the wheel and the source archive
 	@$(SETUP) dev
-	@$(BIN)/uv build --build-constraints requirements/build.txt --out-dir dist
+	@bash deploy/dist.sh
 
 clean: ## remove .venv and every cache; the data directory stays
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
