@@ -290,6 +290,7 @@ def find_base(data_dir: Path, base_dir: Path | None, sample: Path | None = None)
         return sample
     raise ArtifactError(
         "there is no base model",
-        field=str(data_dir / "base"),
+        field="base_dir",
+        value=str(data_dir / "base"),
         hint="train one (`repl-ranker train`) or name one with base_dir",
     )
