@@ -21,8 +21,8 @@ DIGITS = 18
 
 IS_SPACE = np.isin(np.arange(256), [9, 10, 13, 32])
 IS_DIGIT = np.isin(np.arange(256), np.arange(48, 58))
-IS_PLAIN = np.isin(np.arange(256), [k for k in range(32, 127) if k not in (34, 92)])
-"""ASCII that stands in a JSON string as it is."""
+IS_PLAIN = np.isin(np.arange(256), [k for k in range(32, 256) if k not in (34, 92)])
+"""Bytes that stand in a JSON string as they are; whether they are UTF-8 is for others to see."""
 
 
 @njit(cache=True, nogil=True)
@@ -49,7 +49,7 @@ def token_end(text: U8, at: Any, longest: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def scan(text: U8, longest: int, start: I32, size: I32) -> Any:
-    """Take a JSON array of IDs (plain ASCII strings of 1 to `longest` bytes, natural numbers) apart.
+    """Take a JSON array of IDs (strings without escapes of 1 to `longest` bytes, natural numbers) apart.
 
     Returns their number n; start, size i32 (limit,): where the first n lie in text. −1 for everything else, be
     it longer, empty, or no JSON at all: whoever calls then reads it the slow way, which also says what is wrong.

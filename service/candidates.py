@@ -31,6 +31,16 @@ def _keys(data: U8, start: I32, size: I32) -> U64:
     return keys
 
 
+def _is_utf8(text: bytes | memoryview, data: U8) -> bool:
+    if data.max() < 128:
+        return True
+    try:
+        str(text, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class Candidates(Sequence[str]):
     """n IDs: `data` u8 holds their UTF-8, ID k from start[k] on, size[k] bytes long; `keys` u64 (n,) as `item_key`."""
 
@@ -43,7 +53,7 @@ class Candidates(Sequence[str]):
 
     @classmethod
     def of_json(cls, text: bytes | memoryview, limit: int, longest: int) -> Candidates | None:
-        """Those of a JSON array of plain ASCII strings and natural numbers; None for anything else.
+        """Those of a JSON array of strings without escapes and natural numbers; None for anything else.
 
         Also None for no IDs, more than `limit`, or one above `longest` bytes.
         """
@@ -51,7 +61,7 @@ class Candidates(Sequence[str]):
         most = min(limit, len(data) // 2)
         start, size = np.empty(most, np.int32), np.empty(most, np.int32)
         n = kernels.scan(data, longest, start, size)
-        if n < 0:
+        if n < 0 or not _is_utf8(text, data):
             return None
         start, size = start[:n], size[:n]
         return cls(data, start, size, _keys(data, start, size), True)

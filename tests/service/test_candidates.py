@@ -48,6 +48,14 @@ def test_the_fast_way_takes_what_the_typed_decoder_takes(items: str) -> None:
     assert outcome(lambda: slow_way(body)) == outcome(lambda: decode_rank(body, 5))
 
 
+@pytest.mark.parametrize(
+    "name", [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", "é红🎈".encode(), b"\x7f", b"\xf4\x90\x80\x80"]
+)
+def test_bytes_beyond_ascii_are_utf8_or_refused(name: bytes) -> None:
+    body = b'{"items": ["a", "%s"]}' % name
+    assert outcome(lambda: slow_way(body)) == outcome(lambda: decode_rank(body, 5))
+
+
 def test_random_bytes_never_pass_for_ids() -> None:
     rng = random.Random(3)
     for _ in range(3_000):
@@ -59,7 +67,13 @@ def test_random_bytes_never_pass_for_ids() -> None:
 
 def test_plain_lists_are_read_the_fast_way() -> None:
     texts = [f"i{k}" for k in range(5_000)]
-    for encoded in (msgspec.json.encode(texts), json.dumps(texts).encode(), orjson.dumps(list(range(5_000)))):
+    beyond = json.dumps([f"é红{k}" for k in range(5_000)], ensure_ascii=False).encode()
+    for encoded in (
+        beyond,
+        msgspec.json.encode(texts),
+        json.dumps(texts).encode(),
+        orjson.dumps(list(range(5_000))),
+    ):
         ids = Candidates.of_json(encoded, 5_000, MAX_ID_BYTES)
         assert ids is not None
         assert [str(value) for value in json.loads(encoded)] == list(ids)
@@ -70,8 +84,12 @@ def test_keys_are_those_of_the_catalogue() -> None:
     rng = random.Random(1)
     texts = ["".join(rng.choices("abc019-é", k=size)) for size in range(1, 257) for _ in range(3)] + TEXTS
     assert Candidates.of(texts).keys.tolist() == [item_key(text) for text in texts]
-    plain = [text for text in texts if text.isascii() and text.isprintable() and not {'"', "\\"} & set(text)]
-    ids = Candidates.of_json(json.dumps(plain).encode(), len(plain), MAX_ID_BYTES)
+    plain = [
+        text
+        for text in texts
+        if text.isprintable() and not {'"', "\\"} & set(text) and len(text.encode()) < 257
+    ]
+    ids = Candidates.of_json(json.dumps(plain, ensure_ascii=False).encode(), len(plain), MAX_ID_BYTES)
     assert ids is not None
     assert ids.keys.tolist() == [item_key(text) for text in plain]
 
