@@ -22,9 +22,9 @@ from features.records import NewRecord, event_record
 if TYPE_CHECKING:
     from features.event_log import EventLog
 
-BATCH = 3_000
-"""Records a transaction: whoever appends beside an import waits no longer than one takes (25 ms)."""
-SYNC_EVERY = 6
+BATCH = 2_500
+"""Records a transaction: whoever appends beside an import waits no longer than one takes (20 ms)."""
+SYNC_EVERY = 7
 """Transactions (some 50 MB of write-ahead log) until all is synced, beside those who append."""
 PAUSE = 0.002
 """Seconds between two transactions, in which those who wait get their turn."""
