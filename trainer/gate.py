@@ -176,7 +176,7 @@ class Gate:
                 spread = np.sqrt(max(sums[CONTROL_DIFF2], 0.0) / 2.0)
                 if sums[CONTROL_N] >= 200 and sums[CONTROL_DIFF] > control + 3.0 * spread:
                     return f"log loss: {head} worse than the frozen prior on the control arm"
-        return self._worse_auc() or self._jump() or self._calibration()
+        return self._jump()
 
     def _worse_auc(self) -> str | None:
         live, positives, negatives = auc(self.stats.histogram[LONG, LIVE])
@@ -216,7 +216,7 @@ class Gate:
         self._sketch(t)
         reason = self._numbers(means, pushed)
         if reason is None and self._warm():
-            reason = self._labels() or self._signal()
+            reason = self._labels() or self._signal() or self._worse_auc() or self._calibration()
         reason = reason or self._worse()
         if self.state.held is None:
             if reason is not None:

@@ -35,11 +35,13 @@ def _bin(logit: float, reach: float, bins: int) -> int:
 def add_rows(
     positive: NDArray[np.bool_],
     phase: NDArray[np.uint8],
-    scored: Floats,
+    first_label: NDArray[np.bool_],
+    seen: Floats,
+    above_live: Floats,
+    above_frozen: Floats,
     age: Floats,
     control: NDArray[np.bool_],
     bucket: NDArray[np.int64],
-    live: Floats,
     frozen: Floats,
     taus: Floats,
     windows: int,
@@ -50,17 +52,17 @@ def add_rows(
 ) -> None:
     """Add n rows to the first `windows` windows of sums, flow and histogram (see GateStats for their columns).
 
-    phase: of `trainer/learner.py`: rows of phase 1 come again, with phase 2; scored: live p when first scored,
-    nan for a first label; age: ms since then; bucket: of the category."""
+    phase: of `trainer/learner.py`: rows of phase 1 come again, with phase 2; first_label: False for a correction; seen:
+    live p when shown, nan: as the frozen weights; above_live, above_frozen: logits when shown, less their level; age:
+    ms since the first label; bucket: of the category; frozen: logits."""
     bins, last = histogram.shape[3], flow.shape[2] - 1
-    for k in range(len(live)):
+    for k in range(len(frozen)):
         if phase[k] == 1:
             continue
-        known = not math.isnan(scored[k])
-        first = not known or phase[k] == 2
-        then = live[k]
-        if known:
-            p = min(max(scored[k], 1e-12), 1.0 - 1e-12)
+        first, then, rank = first_label[k], frozen[k], above_frozen[k]
+        if not math.isnan(seen[k]):
+            rank = above_live[k]
+            p = min(max(seen[k], 1e-12), 1.0 - 1e-12)
             then = math.log(p / (1.0 - p))
         yes = positive[k]
         a, b = _log_loss(then, yes), _log_loss(frozen[k], yes)
@@ -70,7 +72,7 @@ def add_rows(
         gap, gap0 = a - b, a0 - b0
         expected = _sigmoid(frozen[k]) if first else 0.0
         guessed = _sigmoid(then) if first else 0.0
-        place_live, place_frozen = _bin(then, reach, bins), _bin(frozen[k], reach, bins)
+        place_live, place_frozen = _bin(rank, reach, bins), _bin(above_frozen[k], reach, bins)
         for tau in range(windows):
             weight = 1.0 if first else math.exp(-age[k] / taus[tau])
             row = sums[tau]

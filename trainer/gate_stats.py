@@ -1,7 +1,8 @@
 """Decayed statistics of scored examples, by event time, at three time constants. They judge nothing.
 
-Lists are taken whole: an early click counts, as it was first scored, when the negatives of its list come. Losses and
-the histograms behind the AUC are corrected when a click follows a negative, as if the label had been right at first.
+Lists are taken whole, as the live weights scored them when they were shown: an early click counts when the negatives
+of its list come, beside them. Losses and the histograms behind the AUC (logits less their level, `level.py`) are
+corrected when a click follows a negative, as if the label had been right at first.
 Flows leave later clicks out: both sides speak of the same lists, so that traffic may come and go (a shop that
 wakes up is no flood, late clicks of a quiet hour neither). All
 are sums that fade
@@ -73,11 +74,11 @@ class GateStats:
         self.decay(int(rows["t"][-1]), frozen_long=frozen_long)
         category = (rows["category"] % np.uint64(BUCKETS)).astype(np.int64)
         age = np.maximum(rows["t"] - rows["since"], 0).astype(np.float64)
+        p, live, frozen = (np.ascontiguousarray(rows["seen"][name]) for name in ("p", "live", "frozen"))
         add_rows(
-            rows["label"] > 0, np.ascontiguousarray(rows["phase"]), np.ascontiguousarray(rows["scored"]), age,
-            np.ascontiguousarray(rows["control"]), category, np.ascontiguousarray(scored.live),
-            np.ascontiguousarray(scored.frozen), np.array(TAUS_MS), LONG if frozen_long else LONG + 1, _RANGE,
-            self.sums, self.flow, self.histogram,
+            rows["label"] > 0, np.ascontiguousarray(rows["phase"]), np.isnan(rows["scored"]), p, live, frozen, age,
+            np.ascontiguousarray(rows["control"]), category, np.ascontiguousarray(scored.frozen), np.array(TAUS_MS),
+            LONG if frozen_long else LONG + 1, _RANGE, self.sums, self.flow, self.histogram,
         )  # fmt: skip
 
     def forget_live(self) -> None:

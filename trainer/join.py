@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.gate import Gate
+from trainer.gate_stats import CLICKS, SHORT, N
 from trainer.hold import INFER, NEGATIVE, PURCHASE, RETRY, Hold
 from trainer.join_rows import (
     ACCEPTED,
@@ -32,7 +33,7 @@ from trainer.join_rows import (
     JoinRules,
     Shown,
 )
-from trainer.learner import EARLY, EXAMPLE, SETTLED, WHOLE, Learner, Scored
+from trainer.learner import EARLY, EXAMPLE, SETTLED, Learner, Scored
 from trainer.rings import Ring
 
 __all__ = ["Act", "Join", "JoinRules", "Shown"]
@@ -95,7 +96,7 @@ class Join:
         self.shown.live["scored"][slots] = np.nan
         self.shown.z[slots] = shown.z[:n]
         self.hold.push(shown.t + self.rules.negative_after, NEGATIVE, rank)
-        self.learner.heads["click"].see(shown.z[:n])
+        self.shown.live["seen"][slots] = self.learner.heads["click"].see(shown.t, shown.z[:n])
         self.count("shown", n)
 
     def replace(self, ranking: int, z: NDArray[np.float16], t: int, *, control: bool) -> bool:
@@ -113,6 +114,10 @@ class Join:
             return False
         have = ~np.isnan(z[:, 0])
         self.shown.z[slots[have]] = z[have]
+        self.shown.live["seen"][slots[have]] = self.learner.heads["click"].see(
+            int(row["t"]), z[have], again=True
+        )
+        self.shown.touch(slots)
         self.shown.fixed["control"][slots] = control
         self.shown.rewrite(slots)
         row["deadline"] = 0
@@ -245,7 +250,7 @@ class Join:
         )  # fmt: skip
         self.clicks.live["scored"][at] = np.nan
         self.clicks.z[at] = self.shown.z[slot]
-        self.learner.heads["purchase"].see(self.clicks.z[at : at + 1])
+        self.clicks.live["seen"][at] = self.learner.heads["purchase"].see(t, self.clicks.z[at : at + 1])[0]
         self._click_of[(int(row["hash"]), int(shown["item"]))] = number
         self.hold.push(t + self.rules.purchase_wait, PURCHASE, number)
 
@@ -280,23 +285,41 @@ class Join:
     def _teaches(self, offset: int, shown: int) -> bool:
         return self.gate.teaches(shown) and self.taught(offset)
 
+    def _rows(
+        self, ring: Ring, slots: NDArray[np.int64], t: int, *, label: float, teach: Any
+    ) -> NDArray[np.void]:
+        """Examples of EXAMPLE of these rows, decided at time t; a first label, of a whole list."""
+        rows = np.zeros(len(slots), EXAMPLE)
+        rows["seq"], rows["t"], rows["since"], rows["label"], rows["teach"] = slots, t, t, label, teach
+        fixed = ring.fixed[slots]
+        rows["category"], rows["control"] = fixed["category"], fixed["control"]
+        rows["shown"] = self._shown_at(ring, fixed)
+        rows["scored"], rows["seen"] = np.nan, ring.live["seen"][slots]
+        return rows
+
+    def _shown_at(self, ring: Ring, fixed: NDArray[np.void]) -> NDArray[np.int64]:
+        """When these rows' items were shown, ms; of clicks: when they were clicked."""
+        if ring is self.clicks:
+            return np.asarray(fixed["t"], np.int64)
+        return np.asarray(self.rankings.fixed["t"][fixed["ranking"] % self.rules.capacity], np.int64)
+
     def _positive(self, head: str, ring: Ring, slot: int, t: int, since: int, teach: bool) -> None:
         """A first positive, or one that takes an earlier negative back."""
-        live = ring.live
+        live, slots = ring.live, np.array([slot])
         corrects = live["state"][slot] == REJECTED
-        self._score(np.array([slot]), ring, head)
-        scored = float(live["scored"][slot]) if corrects else np.nan
+        self._score(slots, ring, head)
         teach = teach and not live["untaught"][slot]
-        back = scored if corrects and teach else 0.0
-        of = ring.fixed[slot]
-        early = not corrects and bool(np.isfinite(ring.z[slot]).all())
-        seq, phase = (slot, EARLY) if early else (-1, WHOLE)
-        row = (seq, t, of["category"], 1.0, back, scored, since, of["control"], teach, phase)
-        live["state"][slot], live["early"][slot] = ACCEPTED, early
-        if early:
+        rows = self._rows(ring, slots, t, label=1.0, teach=teach)
+        rows["since"] = since
+        if corrects:
+            rows["seq"], rows["scored"] = -1, live["scored"][slot]
+            rows["back"] = live["scored"][slot] if teach else 0.0
+        elif np.isfinite(ring.z[slot]).all():
+            rows["phase"], live["early"][slot] = EARLY, True
             live["cut"][slot], live["scored"][slot], live["untaught"][slot] = self.cut, np.nan, not teach
+        live["state"][slot] = ACCEPTED
         ring.touch(slot)
-        self.learner.heads[head].add(ring.z[slot : slot + 1], np.array([row], EXAMPLE), self.observe)
+        self.learner.heads[head].add(ring.z[slots], rows, self.observe)
         self.count("corrected" if corrects else "positives")
 
     def fire(self, due: int, kind: int, payload: Any) -> None:
@@ -340,10 +363,8 @@ class Join:
         lent = ~ring.live["untaught"][early]
         if not teach:
             self.learner.heads[head].forget(int(lent.sum()))
-        rows = np.zeros(len(early), EXAMPLE)
-        rows["seq"], rows["t"], rows["since"], rows["label"] = -1, t, t, 1.0
-        rows["category"], rows["control"] = ring.fixed["category"][early], ring.fixed["control"][early]
-        rows["scored"], rows["teach"], rows["phase"] = ring.live["scored"][early], teach & lent, SETTLED
+        rows = self._rows(ring, early, t, label=1.0, teach=teach & lent)
+        rows["seq"], rows["phase"] = -1, SETTLED
         ring.live["early"][early] = False
         ring.touch(early)
         self.learner.heads[head].add(ring.z[early], rows, self.observe)
@@ -358,10 +379,7 @@ class Join:
         self._settle("purchase", self.clicks, at, t, teach=teach)
 
     def _negatives(self, head: str, ring: Ring, slots: NDArray[np.int64], t: int, teach: bool) -> None:
-        rows = np.zeros(len(slots), EXAMPLE)
-        rows["seq"], rows["t"], rows["since"] = slots, t, t
-        rows["category"], rows["control"] = ring.fixed["category"][slots], ring.fixed["control"][slots]
-        rows["scored"], rows["teach"] = np.nan, teach
+        rows = self._rows(ring, slots, t, label=0.0, teach=teach)
         ring.live["state"][slots] = REJECTED
         ring.live["cut"][slots] = self.cut
         ring.live["untaught"][slots] = not teach
@@ -387,6 +405,8 @@ class Join:
     def begin(self, cut: int) -> None:
         """Start of a cut."""
         self.cut = cut
+        for head, stats in (("click", self.gate.stats), ("purchase", self.gate.purchase)):
+            self.learner.heads[head].lead.expect(*stats.sums[SHORT, [CLICKS, N]].tolist())
 
     def undo_after(self, cut: int) -> None:
         """The weights went back to those of `cut`: what was learned since is in no mean any more."""
@@ -397,7 +417,8 @@ class Join:
             self.learner.heads[head].forget(int(lent.sum()))
             lost = since[lent | (ring.live["state"][since] == REJECTED)]
             ring.live["untaught"][lost] = True
-            ring.touch(lost)
+            ring.live["seen"]["p"][slots] = np.nan  # what the lost weights foretold is no figure of those served now
+            ring.touch(slots)
 
     # chunks
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.learner import SEEN
+
 CLICK, BOUGHT = 1, 4  # behaviour codes: every one from CLICK to BOUGHT implies a click
 JOIN_WAIT_MS = 5_000
 OPEN, REJECTED, ACCEPTED = range(3)  # no label yet; learned as a negative; as a positive
@@ -21,7 +23,9 @@ PENDING = np.dtype(
     [("item", "<u8"), ("category", "<u8"), ("hash", "<u8"), ("t", "<i8"), ("shown", "<i8"),
      ("offset", "<i8"), ("control", "?")]
 )  # fmt: skip
-LABEL = np.dtype([("scored", "<f8"), ("cut", "<i8"), ("state", "u1"), ("untaught", "?"), ("early", "?")])
+LABEL = np.dtype(
+    [("scored", "<f8"), ("seen", SEEN), ("cut", "<i8"), ("state", "u1"), ("untaught", "?"), ("early", "?")]
+)
 RANKING = np.dtype(
     [("hash", "<u8"), ("t", "<i8"), ("first", "<i8"), ("n", "<i8"), ("offset", "<i8"), ("deadline", "<i8"),
      ("actor", "<u8"), ("surface", "u1")]

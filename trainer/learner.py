@@ -16,11 +16,15 @@ from service.last_layer import logits, sigmoid
 from service.weight_version import HEADS
 from trainer.kalman import BATCH, KalmanHead
 from trainer.lead import Lead
+from trainer.level import Level
 
 Floats = NDArray[np.float64]
 Prior = Mapping[str, tuple[Floats, Floats]]
 
 WHOLE, EARLY, SETTLED = range(3)
+
+SEEN = np.dtype([("p", "<f8"), ("live", "<f8"), ("frozen", "<f8")])
+"""An item as it was shown: p by the live weights; logits by live and frozen weights, less their level."""
 
 EXAMPLE = np.dtype(
     [
@@ -31,6 +35,8 @@ EXAMPLE = np.dtype(
         ("back", "<f8"),  # residual of an earlier negative, taken back from the mean
         ("scored", "<f8"),  # live p when first scored; nan for a first label
         ("since", "<i8"),  # ms, when first scored
+        ("shown", "<i8"),  # ms, when the item was shown (of a purchase: clicked)
+        ("seen", SEEN),  # at that time: what the gate judges; nan: not by weights that still count
         ("control", "?"),  # shown by the frozen prior (control arm)
         ("teach", "?"),  # moves the weights; otherwise only watched
         ("phase", "u1"),  # WHOLE, or of a positive that comes before its list's negatives (`trainer/lead.py`)
@@ -44,7 +50,9 @@ gate the second; `teach` there: it was learned, and what it owes is paid."""
 
 @dataclass(frozen=True)
 class Scored:
-    """A batch as it was scored before it was learned: logits f64[n] of the live and the frozen weights."""
+    """A batch as it was scored before it was learned: logits f64[n] of the live and the frozen weights.
+
+    What the gate judges is `rows["seen"]`, from when the items were shown."""
 
     head: str
     rows: NDArray[np.void]
@@ -55,8 +63,10 @@ class Scored:
 class HeadLearner:
     """One head: its filter, its frozen prior, and the examples that wait for a full batch."""
 
-    def __init__(self, head: str, prior: Prior, bounds: NDArray[np.int64], noise: float, rate: float) -> None:
-        """bounds: terms of the last layer (`service.last_layer.term_bounds`)."""
+    def __init__(
+        self, head: str, prior: Prior, bounds: NDArray[np.int64], noise: float, rate: float, wait: int
+    ) -> None:
+        """bounds: terms of the last layer (`service.last_layer.term_bounds`); wait: ms from shown to negative."""
         mean, covariance = prior[head]
         self.head = head
         self.kalman = KalmanHead(mean, covariance, noise=noise, rate=rate)
@@ -66,14 +76,27 @@ class HeadLearner:
         self._z = np.zeros((self.kalman.d, BATCH), np.float32)
         self._rows = np.zeros(BATCH, EXAMPLE)
         self._n = 0
-        self.lead = Lead(self.kalman.d)
+        self.level = Level()
+        self.lead = Lead(self.kalman.d, wait)
 
-    def see(self, z: NDArray[np.float16]) -> None:
-        """Items were shown, f16 (n, d); those that are not finite are passed over."""
-        sound = z[np.isfinite(z).all(axis=1)]
-        if len(sound):
-            inputs = sound.astype(np.float64)
-            self.lead.see(inputs, sigmoid(inputs @ self.kalman.mean))
+    def see(self, t: int, z: NDArray[np.float16], *, again: bool = False) -> NDArray[np.void]:
+        """Items were shown at t (ms), f16 (n, d); again: with other inputs than at first.
+
+        Returns how the weights of now see them, SEEN (n,): nan where that is no number."""
+        sound = np.isfinite(z).all(axis=1)
+        seen = np.full(len(z), np.nan, SEEN)
+        inputs = z[sound].astype(np.float64)
+        found = np.stack([inputs @ self.kalman.mean, inputs @ self.frozen])
+        known = bool(len(inputs)) and bool(np.isfinite(found[0]).all())
+        if known:
+            seen["p"][sound] = p = sigmoid(found[0])
+            if not again:
+                self.lead.see(t, inputs, p)
+        else:  # weights that are not numbers: the gate rolls them back
+            found[0] = found[1]
+        if len(inputs):
+            seen["live"][sound], seen["frozen"][sound] = self.level.above(found)
+        return seen
 
     def add(self, z: NDArray[np.float16], rows: NDArray[np.void], observe: Callable[[Scored], None]) -> None:
         """Take examples in order: z f16 (n, d), rows of EXAMPLE (n,). Rows with a z that is not finite are
@@ -113,7 +136,7 @@ class HeadLearner:
         """What evens out the lead of the early positives, and pays for those whose negatives came."""
         early, settled = (rows["teach"] & (rows["phase"] == phase) for phase in (EARLY, SETTLED))
         share = 1.0 / (1.0 + self.kalman.reach(z[early]) * residual[early])
-        taken = self.lead.borrow(z[early], residual[early], share)
+        taken = self.lead.borrow(z[early], rows["shown"][early], residual[early], share)
         return self.lead.settle(int(settled.sum())) - taken
 
     def forget(self, n: int) -> None:
@@ -129,8 +152,14 @@ class HeadLearner:
 class Learner:
     """Both heads around the prior of one base."""
 
-    def __init__(self, prior: Prior, bounds: NDArray[np.int64], *, noise: float, rate: float) -> None:
-        self.heads = {head: HeadLearner(head, prior, bounds, noise, rate) for head in HEADS}
+    def __init__(
+        self, prior: Prior, bounds: NDArray[np.int64], *, noise: float, rate: float, waits: tuple[int, int]
+    ) -> None:
+        """waits: ms from shown to negative, and from click to no purchase."""
+        self.heads = {
+            head: HeadLearner(head, prior, bounds, noise, rate, wait)
+            for head, wait in zip(HEADS, waits, strict=True)
+        }
 
     def flush(self, observe: Callable[[Scored], None]) -> None:
         """End of a cut: nothing waits beyond it."""
@@ -152,11 +181,18 @@ class Learner:
 
     def chunks(self) -> dict[str, bytes]:
         """State of both filters; valid between cuts, when nothing waits."""
-        states = {name: head.kalman.state() for name, head in self.heads.items()}
-        return states | {f"{name}/lead": head.lead.state() for name, head in self.heads.items()}
+        found: dict[str, bytes] = {}
+        for name, head in self.heads.items():
+            found |= {
+                name: head.kalman.state(),
+                f"{name}/lead": head.lead.state(),
+                f"{name}/level": head.level.state(),
+            }
+        return found
 
     def restore(self, chunks: Mapping[str, bytes]) -> None:
         """The inverse of `chunks`."""
         for name, head in self.heads.items():
             head.kalman.load(chunks[name])
             head.lead.load(chunks[f"{name}/lead"])
+            head.level.load(chunks[f"{name}/level"])

@@ -38,7 +38,8 @@ class Learning:
         self, prior: Prior, bounds: NDArray[np.int64], rules: JoinRules, *, noise: float, rate: float
     ) -> None:
         """bounds: the terms of the last layer; see `Settings` for noise and rate."""
-        self.learner = Learner(prior, bounds, noise=noise, rate=rate)
+        waits = (rules.negative_after, rules.purchase_wait)
+        self.learner = Learner(prior, bounds, noise=noise, rate=rate, waits=waits)
         self.gate = Gate()
         self.hold = Hold()
         self.skipped: list[tuple[int, int]] = []

@@ -217,7 +217,10 @@ def scored(n: int, seed: int) -> Scored:
     rows["t"], rows["scored"], rows["teach"] = 1_000_000, np.nan, True
     rows["label"] = rng.random(n) < 0.3
     live_logits = rng.normal(0, 1, n) + rows["label"]
-    return Scored("click", rows, live_logits, rng.normal(0, 1, n))
+    frozen_logits = rng.normal(0, 1, n)
+    rows["seen"]["p"] = 1 / (1 + np.exp(-live_logits))
+    rows["seen"]["live"], rows["seen"]["frozen"] = live_logits, frozen_logits
+    return Scored("click", rows, live_logits, frozen_logits)
 
 
 def test_auc_of_the_histogram_is_near_the_exact_one() -> None:

@@ -37,7 +37,7 @@ class Table:
 
     def __post_init__(self) -> None:
         prior = {head: (np.zeros(D), np.eye(D) * 0.01) for head in ("click", "purchase")}
-        self.learner = Learner(prior, np.array([[0, D]], np.int64), noise=0, rate=0.3)
+        self.learner = Learner(prior, np.array([[0, D]], np.int64), noise=0, rate=0.3, waits=(30, 100))
         self.gate, self.hold = Gate(), Hold()
         self.join = Join(
             D, self.rules, self.learner, self.gate, self.hold, lambda offset: offset not in self.skipped

@@ -62,7 +62,6 @@ class _Stopwatch:
         return Speed(round(count / self._wall), round(count / self._cpu))
 
 
-
 def learner_speed(d: int, examples: int = EXAMPLES) -> dict[str, Speed]:
     """Examples a second of one head with d inputs: the filter alone, and with scoring and the gate's statistics."""
     single_thread()
@@ -70,7 +69,7 @@ def learner_speed(d: int, examples: int = EXAMPLES) -> dict[str, Speed]:
     z = rng.normal(0, 0.3, (4_096, d)).astype(np.float16)
     z[:, 0] = 1
     prior = {"click": (rng.normal(0, 0.05, d), np.eye(d) * 0.01)}
-    head = HeadLearner("click", prior, np.array([[0, d]], np.int64), 1e-7, 0.3)
+    head = HeadLearner("click", prior, np.array([[0, d]], np.int64), 1e-7, 0.3, 30_000)
     gate = Gate()
     rows = np.zeros(256, EXAMPLE)
     rows["scored"], rows["teach"] = np.nan, True
@@ -81,6 +80,7 @@ def learner_speed(d: int, examples: int = EXAMPLES) -> dict[str, Speed]:
         for start in range(0, examples, 256):
             at = start % 4_096
             rows["t"], rows["label"] = START + start, labels[at : at + 256]
+            rows["shown"], rows["seen"] = START + start, head.see(START + start, z[at : at + 256])
             head.add(z[at : at + 256], rows, gate.observe)
     return {"filter": _filter_speed(d, z.astype(np.float64), examples), "with_gate": watch.speed(examples)}
 

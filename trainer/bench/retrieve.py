@@ -1,6 +1,7 @@
 """Bench of /v1/retrieve over a million synthetic items: coarse over all, the best 5,000 finely, no filter.
 
-The items are appended to the log as those of an import are, not sent over HTTP; they are encoded before anything is timed.
+The items are appended to the log as those of an import are, not sent over HTTP; they are encoded before anything
+is timed.
 """
 
 from __future__ import annotations
