@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from features.errors import InvalidRequest, TooLarge
 from service.candidates import Candidates
@@ -128,6 +130,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 _DECODERS: dict[type, Any] = {}
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _TICKED = re.compile(r"field `([^`]+)`")
+_ITEMS = re.compile(rb'"(?:i|\\u0069)(?:t|\\u0074)(?:e|\\u0065)(?:m|\\u006[dD])(?:s|\\u0073)"')
+"""The text "items" in all its spellings."""
 
 
 def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
@@ -246,6 +250,16 @@ def candidate_ids(request: RankRequest, limit: int) -> tuple[list[str], dict[str
     return ids, fields
 
 
+def _named_once(data: bytes, items: npt.NDArray[np.uint8]) -> bool:
+    """Whether the body cannot hold a second member `items`, of which nobody has looked at the types.
+
+    items: the bytes of the last one, a part of `data`. False also where another text is "items": the slow way tells.
+    """
+    whole = np.frombuffer(data, np.uint8)
+    start = items.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+    return len(_ITEMS.findall(data[:start] + data[start + len(items) :])) == 1
+
+
 def decode_rank(data: bytes, limit: int) -> tuple[RankRequest, Candidates, dict[str, Mapping[str, Any]]]:
     """A rank request with its candidates and the fields they bring: `decode` and `candidate_ids`, but a list of
     plain IDs is read without making an object of each. What is refused, and how, is theirs to say.
@@ -255,7 +269,7 @@ def decode_rank(data: bytes, limit: int) -> tuple[RankRequest, Candidates, dict[
         ids = Candidates.of_json(memoryview(form.items), limit, MAX_ID_BYTES)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         ids = None
-    if ids is not None:
+    if ids is not None and _named_once(data, ids.data):
         return form, ids, {}
     ask = decode(data, RankRequest)
     names, fields = candidate_ids(ask, limit)

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from service.last_layer import sigmoid
 from trainer.gate import Gate
 from trainer.gate_stats import CLICKS, SHORT, N
 from trainer.hold import INFER, NEGATIVE, PURCHASE, RETRY, Hold
@@ -392,14 +393,17 @@ class Join:
         self.count(f"negatives_{head}", len(slots))
 
     def observe(self, scored: Scored) -> None:
-        """A batch was scored: the gate looks at it, negatives keep p, to be taken back if a click comes."""
+        """A batch was scored: the gate looks at it, negatives keep p, to be taken back if a click comes. By weights
+        that are not numbers (the gate rolls them back) nothing is learned: nothing to take back, nothing owed."""
         self.gate.observe(scored)
         ring = self.shown if scored.head == "click" else self.clicks
         kept = scored.rows["seq"] >= 0
         slots = scored.rows["seq"][kept]
         mine = np.isnan(ring.live["scored"][slots])
-        p = 1.0 / (1.0 + np.exp(-scored.live[kept]))
-        ring.live["scored"][slots[mine]] = p[mine]
+        p = sigmoid(scored.live[kept])
+        lost = ~np.isfinite(p)
+        ring.live["scored"][slots[mine]] = np.where(lost, 0.0, p)[mine]
+        ring.live["untaught"][slots[mine & lost]] = True
         ring.touch(slots)
 
     def begin(self, cut: int) -> None:

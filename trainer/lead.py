@@ -29,7 +29,7 @@ class Lead:
 
     def __init__(self, d: int, wait: int) -> None:
         """wait: ms from shown to negative, the longest that a positive is early."""
-        self._part = max(1, wait // WAIT)
+        self._part = max(1, wait // WAIT)  # ms
         self._sum = np.zeros(d)
         self._weight = self._count = 0.0
         self._at = 0
@@ -38,6 +38,13 @@ class Lead:
         self._owed = np.zeros(d)
         self.open = 0
         self._due = 1.0  # share of the mean's p that clicks came up to lately, see `expect`
+
+    def follow(self, wait: int) -> None:
+        """From now on positives are early by so many ms at most: means kept for parts of another length are dropped."""
+        part = max(1, wait // WAIT)
+        if part != self._part:
+            self._part = part
+            self._parts[:] = -1
 
     def expect(self, clicks: float, shown: float) -> None:
         """Of so many items shown, and settled, lately so many were clicked."""
@@ -72,11 +79,9 @@ class Lead:
         return np.where(kept[:, None], self._levels[slots], self._mean())
 
     def borrow(self, z: Floats, shown: Times, residual: Floats, share: Floats) -> Floats:
-        """Early positives: inputs f64 (n, d), when they were shown (n,), their residuals (n,), and the share (n,) of
-        the step that is taken now. Returns what to take off the gradient, f64[d]."""
-        if not (
-            len(z) and np.isfinite(residual).all()
-        ):  # weights that are not numbers: the gate rolls them back
+        """Early positives: inputs f64 (n, d), when they were shown (n,), their residuals (n,), finite, and the
+        share (n,) of the step that is taken now. Returns what to take off the gradient, f64[d]."""
+        if not len(z):
             return np.zeros_like(self._owed)
         now = residual * share
         taken: Floats = (residual - now) @ z + self._due * (now @ self._level(shown))

@@ -135,6 +135,7 @@ class HeadLearner:
     def _level(self, rows: NDArray[np.void], z: Floats, residual: Floats) -> Floats:
         """What evens out the lead of the early positives, and pays for those whose negatives came."""
         early, settled = (rows["teach"] & (rows["phase"] == phase) for phase in (EARLY, SETTLED))
+        early &= np.isfinite(residual)  # by weights that are not numbers nothing is learned (`Join.observe`)
         share = 1.0 / (1.0 + self.kalman.reach(z[early]) * residual[early])
         taken = self.lead.borrow(z[early], rows["shown"][early], residual[early], share)
         return self.lead.settle(int(settled.sum())) - taken
@@ -160,6 +161,17 @@ class Learner:
             head: HeadLearner(head, prior, bounds, noise, rate, wait)
             for head, wait in zip(HEADS, waits, strict=True)
         }
+
+    def follow(self, *, noise: float, rate: float, waits: tuple[int, int]) -> None:
+        """Go on by other settings (see __init__)."""
+        for head, wait in zip(self.heads.values(), waits, strict=True):
+            head.kalman.noise, head.kalman.rate = noise, rate
+            head.lead.follow(wait)
+
+    def forget(self) -> None:
+        """Nobody owes: the lists of all early positives were dropped, their negatives will not come."""
+        for head in self.heads.values():
+            head.forget(head.lead.open)
 
     def flush(self, observe: Callable[[Scored], None]) -> None:
         """End of a cut: nothing waits beyond it."""

@@ -38,8 +38,7 @@ class Learning:
         self, prior: Prior, bounds: NDArray[np.int64], rules: JoinRules, *, noise: float, rate: float
     ) -> None:
         """bounds: the terms of the last layer; see `Settings` for noise and rate."""
-        waits = (rules.negative_after, rules.purchase_wait)
-        self.learner = Learner(prior, bounds, noise=noise, rate=rate, waits=waits)
+        self.learner = Learner(prior, bounds, noise=noise, rate=rate, waits=_waits(rules))
         self.gate = Gate()
         self.hold = Hold()
         self.skipped: list[tuple[int, int]] = []
@@ -99,12 +98,12 @@ class Learning:
     def follow(self, rules: JoinRules, *, noise: float, rate: float, resized: bool) -> None:
         """Go on by other rules; with another capacity what waits in the join is forgotten, counted."""
         self.join.rules = rules
-        for head in self.learner.heads.values():
-            head.kalman.noise, head.kalman.rate = noise, rate
+        self.learner.follow(noise=noise, rate=rate, waits=_waits(rules))
         if resized:
             self.join.count("dropped_by_settings", self.join.shown.next - self.join.shown.oldest)
             self.hold.drop(TIMERS)
             self.join.clear()
+            self.learner.forget()
 
     def take_over(self, old: Learning) -> None:
         """After a change of base: held events, counts and skipped ranges go on; labels that wait do not."""
@@ -113,6 +112,11 @@ class Learning:
         self.join.counts = old.join.counts
         self.join.cut = old.join.cut
         self.join.count("dropped_by_base", old.join.shown.next - old.join.shown.oldest)
+
+
+def _waits(rules: JoinRules) -> tuple[int, int]:
+    """ms from shown to negative, and from click to no purchase."""
+    return rules.negative_after, rules.purchase_wait
 
 
 def merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

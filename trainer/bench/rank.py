@@ -126,6 +126,7 @@ def run(
             found["rank_1000_per_second"] = throughput(server, 1_000, SECONDS)
             if minutes:
                 found["load"] = load(server, minutes)
+                client = server.client()  # the first one was idle for so long that it was closed
             counts = served(client)
             tell(steps, steps)
             found["served"] = counts
