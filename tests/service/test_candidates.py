@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from features.errors import InvalidRequest, TooLarge
 from features.keys import item_key
@@ -53,6 +55,60 @@ def test_the_fast_way_takes_what_the_typed_decoder_takes(items: str) -> None:
 )
 def test_bytes_beyond_ascii_are_utf8_or_refused(name: bytes) -> None:
     body = b'{"items": ["a", "%s"]}' % name
+    assert outcome(lambda: slow_way(body)) == outcome(lambda: decode_rank(body, 5))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b'"items": [1.5], "items": ["a"]',
+        b'"items": ["a"], "items": [true]',
+        b'"items": ["a"], "items": ["b"]',
+        b'"\\u0069tems": [1.5], "items": ["a"]',
+        b'"items": [null], "\\u0069\\u0074\\u0065\\u006D\\u0073": ["a"]',
+        b'"items": ["\xff"], "items": ["a"]',
+        b'"items": ["a"], "query": "\\"items\\"", "fields": {"items": ["x"]}',
+    ],
+)
+def test_items_named_twice_are_all_checked(members: bytes) -> None:
+    body = b'{"user": "u", %s, "top_k": 3}' % members
+    assert outcome(lambda: slow_way(body)) == outcome(lambda: decode_rank(body, 5))
+
+
+PLAIN = st.text(st.characters(blacklist_categories=["Cs"]), max_size=6)
+ITEM = st.one_of(
+    st.sampled_from(["a", "b", "0", "7", "x" * 256, "x" * 257, "é" * 128]),
+    PLAIN,
+    st.integers(-2, 10**20),
+    st.sampled_from([None, True, 1.5, [], {"id": "a"}, {"id": 3, "fields": {"items": 1}}, {"fields": {}}]),
+)
+MEMBER = st.one_of(
+    st.tuples(st.just("items"), st.lists(ITEM, max_size=7)),
+    st.tuples(st.just("items"), st.lists(st.one_of(PLAIN, st.integers(0, 99)), min_size=1, max_size=5)),
+    st.tuples(st.sampled_from(["user", "query", "after", "itms"]), st.one_of(PLAIN, st.just("items"))),
+    st.tuples(st.just("fields"), st.dictionaries(st.sampled_from(["items", "x"]), st.integers(0, 9))),
+)
+EDIT = st.tuples(
+    st.floats(0, 1),
+    st.integers(0, 3),
+    st.sampled_from(
+        [b"", b",", b'"', b"\\", b"[", b"]", b"{", b"}", b" ", b"\n", b"\x00", b"\x1f", b"\x7f", b"\xff", b"\xc3",
+         b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\\u0041", b"\\ud800", b"0", b"-", b".5", b"e9", b'"items":[2.5],']
+    ),
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(MEMBER, max_size=4), st.booleans(), st.lists(EDIT, max_size=2))
+def test_any_body_is_taken_or_refused_as_the_typed_decoder_does(
+    members: list[tuple[str, Any]], escaped: bool, edits: list[tuple[float, int, bytes]]
+) -> None:
+    """Bodies of members in any number, and bytes cut out of them and put in anywhere."""
+    pairs = (f"{json.dumps(name)}:{json.dumps(value, ensure_ascii=escaped)}" for name, value in members)
+    body = ("{" + ", ".join(pairs) + "}").encode()
+    for place, gone, put in edits:
+        at = int(place * len(body))
+        body = body[:at] + put + body[at + gone :]
     assert outcome(lambda: slow_way(body)) == outcome(lambda: decode_rank(body, 5))
 
 
