@@ -38,7 +38,8 @@ def history_of(catalogue: Catalogue, vectors: ItemVectors, state: UserState | No
     rows = catalogue.rows_of_keys(state.items[-LENGTH:])
     towers = np.empty((len(rows), vectors.tower.shape[1]), np.float32)
     gather(vectors.tower, rows, vectors.unknown[0], towers)
-    made_from = np.where(rows >= 0, vectors.content[np.maximum(rows, 0)], 0)
+    there = (rows >= 0) & (rows < len(vectors.content))  # the newest items' places are made with their vectors
+    made_from = np.where(there, vectors.content[np.where(there, rows, 0)], 0)
     stamp = hash((state.offset, len(state), made_from.tobytes()))
     return History(towers, state.kinds[-LENGTH:].copy(), state.times[-LENGTH:].copy(), stamp)
 

@@ -105,6 +105,22 @@ def test_own_click_counts_in_the_next_request(repl_service: ReplService) -> None
     assert time.monotonic() - began < 0.5
 
 
+def test_a_click_on_an_item_for_which_there_is_no_vector_yet(repl_service: ReplService) -> None:
+    """Not even a place for one: the encoder has not seen the catalogue since it grew."""
+    shop = repl_service
+    engine = shop.service.running.engine
+    shop.service.running.encoder.stop()
+    with engine.lock:
+        for k in range(engine.vectors.capacity):
+            engine.catalogue.intern(f"i{k}")
+    shop.events(shop.click("anna", "i0"))
+    first = shop.rank(["i0", "new"], user="anna", after=shop.events(shop.click("anna", "new"))["token"])
+    assert engine.catalogue.rows(["new"])[0] == engine.vectors.capacity
+    assert sorted(first["ids"]) == ["i0", "new"]
+    assert shop.call("POST", "/v1/embeddings", {"users": ["anna"], "items": ["new"]})[0] == 200
+    assert "new" in shop.retrieve(user="anna", top_k=5_000)["ids"]
+
+
 def test_a_deleted_user_is_forgotten(repl_service: ReplService) -> None:
     shop = repl_service
     names = stocked(shop)
