@@ -92,7 +92,9 @@ def _compiler() -> tuple[tuple[int, int], ...]:
 
 
 def unchanged(lines: list[str], name: str) -> Iterator[tuple[int, int]]:
-    """(start, end) of the read-only mappings of the file `name`… that hold no page of their own, from `smaps`."""
+    """(start, end) of the read-only mappings of the file `name`… that hold no page of their own, from `smaps`: neither
+    in memory nor swapped out (what the loader changed there would come back as the file has it).
+    """
     place: tuple[int, int] | None = None
     for line in lines:
         found = _MAPPING.match(line)
@@ -100,8 +102,11 @@ def unchanged(lines: list[str], name: str) -> Iterator[tuple[int, int]]:
             place = int(found[1], 16), int(found[2], 16)
         elif line[:1] in "0123456789abcdef":
             place = None
-        elif place is not None and line.startswith("Anonymous:") and line.split()[1] == "0":
-            yield place
+        elif place is not None and line.startswith(("Anonymous:", "Swap:")):
+            if line.split()[1] != "0":
+                place = None
+            elif line.startswith("Swap:"):  # stands below the other
+                yield place
 
 
 class Relief:

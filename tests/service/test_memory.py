@@ -43,17 +43,28 @@ SMAPS = """\
 7f00-7f10 r-xp 00000000 fe:00 1 /lib/libllvmlite.so
 Size: 64 kB
 Anonymous:             0 kB
+Swap:                  0 kB
+SwapPss:               0 kB
 7f10-7f20 r--p 00010000 fe:00 1 /lib/libllvmlite.so
 Anonymous:             4 kB
+Swap:                  0 kB
 7f20-7f30 rw-p 00020000 fe:00 1 /lib/libllvmlite.so
 Anonymous:             0 kB
+Swap:                  0 kB
 7f30-7f40 r-xp 00000000 fe:00 2 /lib/other.so
 Anonymous:             0 kB
+Swap:                  0 kB
+7f40-7f50 r--p 00030000 fe:00 1 /lib/libllvmlite.so
+Anonymous:             0 kB
+Swap:                  8 kB
+7f50-7f60 r--p 00040000 fe:00 1 /lib/libllvmlite.so
+Anonymous:             0 kB
+Swap:                  0 kB
 """
 
 
 def test_only_unchanged_pages_of_the_compiler_are_dropped() -> None:
-    assert list(unchanged(SMAPS.splitlines(), "libllvmlite")) == [(0x7F00, 0x7F10)]
+    assert list(unchanged(SMAPS.splitlines(), "libllvmlite")) == [(0x7F00, 0x7F10), (0x7F50, 0x7F60)]
 
 
 def test_kernels_run_and_load_after_the_compiler_was_dropped() -> None:
