@@ -86,6 +86,15 @@ def test_vectors_survive_on_disk_and_grow(tmp_path: Path) -> None:
     assert again.missing(other).tolist() == [5]
 
 
+def test_files_grow_by_a_step_and_not_by_a_share(tmp_path: Path) -> None:
+    """What is grown is filled while requests wait: half a million rows took them half a second."""
+    vectors = filled(100_000, tmp_path)
+    full = vectors.capacity
+    vectors.reserve(full + 1)
+    assert full < vectors.capacity <= full + 10_000
+    assert np.array_equal(vectors.tower[:full], filled(100_000).tower[:full])
+
+
 def test_content_tells_what_has_to_be_encoded_again() -> None:
     vectors = filled(10)
     rows = np.array([1, 2])
