@@ -72,7 +72,7 @@ class Assembler:
         self._forget()
 
     def _forget(self) -> None:
-        self._row_slots = np.full(self.catalogue.max_items, -1, np.int32)
+        self._row_slots = np.zeros(0, np.int32)  # at least as long as the catalogue
         self._groups = np.zeros(0, np.int32)
         self._seen = (self.catalogue.epoch, self.realtime.epoch, 0, 0, 0, 0)
 
@@ -86,6 +86,9 @@ class Assembler:
         if now[:2] != self._seen[:2]:
             self._forget()
         rows, slots = self._seen[2:4]
+        if now[2] > len(self._row_slots):
+            room = min(max(now[2], 2 * rows), catalogue.max_items)
+            self._row_slots = np.append(self._row_slots, np.full(room - len(self._row_slots), -1, np.int32))
         if now[2] > rows:
             self._row_slots[rows : now[2]] = realtime.slots(catalogue.key[rows : now[2]])
         if now[3] > slots:

@@ -332,6 +332,18 @@ def test_what_is_new_is_seen_at_the_next_call() -> None:
     np.testing.assert_array_equal(world.z(None, [row]), z)
 
 
+def test_a_catalogue_that_grows_is_followed_as_if_it_had_been_there() -> None:
+    world = World(seed=3, n=200)
+    for end in (31, 32, 70, 71, 500, 1_000):  # 1,000: full
+        for k in range(len(world.catalogue), end):
+            world.catalogue.intern(f"more-{k}")
+        world.realtime.items.intern(item_key(f"more-{end + 1}"))  # counted before the catalogue knows it
+        rows = np.arange(-1, end, dtype=np.int32)
+        fresh = Assembler(world.layout, SCHEMA, world.catalogue, world.realtime)
+        view = RequestView(world.t, history=next(iter(world.users.values())))
+        assert np.array_equal(world.assembler.assemble(view, rows), fresh.assemble(view, rows))
+
+
 def test_positions_are_filled_for_the_trainer(world: World) -> None:
     rows = np.ones((10, world.layout.d), np.float16)
     positions = np.array([1, 2, 3, 5, 8, 12, 20, 30, 31, 0])
