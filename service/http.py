@@ -65,10 +65,13 @@ def request_id(request: Request) -> str:
 
 def error_response(request: Request, status: int, body: dict[str, str]) -> Response:
     """The one error shape: {error: {code, message, field?, value?, hint?}, request_id}."""
-    content = orjson.dumps({"error": body, "request_id": request_id(request)})
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    rid = request_id(request)
+    content = orjson.dumps({"error": body, "request_id": rid})
+    headers = {"X-Request-Id": rid}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if status == 503:
-        headers = {"Retry-After": "1"}
+        headers["Retry-After"] = "1"
     return Response(content, status, headers, JSON)
 
 

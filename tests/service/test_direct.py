@@ -48,6 +48,7 @@ def test_both_ways_answer_alike(apps: tuple[FastAPI, FastAPI], path: str, method
     one, other = (call(app, method, path, body) for app in apps)
     assert one.status_code == other.status_code
     assert set(one.headers) == set(other.headers)
+    assert one.headers["x-request-id"] == one.json()["request_id"]
     changing = {"request_id", "ages_ms", "version", "stale"}
     assert {k: v for k, v in one.json().items() if k not in changing} == {
         k: v for k, v in other.json().items() if k not in changing
@@ -68,4 +69,5 @@ def test_what_nobody_foresaw_is_a_500_in_our_shape(
     monkeypatch.setattr(service.running.ranker, "rank", broken)
     answer = call(create_app(service), "POST", "/v1/rank", '{"items": ["a"]}')
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
     assert "unforeseen error" in caplog.text
