@@ -67,6 +67,30 @@ def test_a_click_is_level_with_what_was_shown_when_it_was() -> None:
     )
 
 
+def test_levels_are_kept_for_another_wait_as_well() -> None:
+    """Numbers of longer parts are smaller: those of the shorter ones, left standing, would keep them out for ever."""
+    lead = Lead(2, WAIT_MS)
+    for second in range(120):
+        if second == 60:
+            lead.follow(2 * WAIT_MS)
+        lead.see(T + second * 1_000, np.tile([1.0, float(second)], (100, 1)), np.full(100, 0.05))
+    taken = lead.borrow(np.array([[1.0, 90.0]]), at(1, T + 90_000), np.array([1.0]), np.ones(1))
+    assert 80 < taken[1] < 92
+
+
+def test_a_learner_that_expects_too_few_clicks_is_lifted_by_them() -> None:
+    """k: the share of the mean's p that clicks came up to, never more than all of it."""
+    z, one = np.ones((1, 1)), np.ones(1)
+    for rate, k in ((0.05, 1.0), (0.02, 1.0), (0.2, 0.25)):
+        lead = Lead(1, WAIT_MS)
+        for _ in range(20):
+            lead.see(T, np.ones((100, 1)), np.full(100, 0.05))
+        lead.expect(rate * 1e6, 1e6)
+        assert lead.borrow(z, at(1), one, one)[0] == pytest.approx(k, rel=0.01)
+    lead.expect(0.0, 0.0)
+    assert lead.borrow(z, at(1), one, one)[0] == pytest.approx(1.0, rel=0.01)
+
+
 def test_state_comes_back_to_the_bit() -> None:
     lead, copy = seen(), Lead(4, WAIT_MS)
     lead.borrow(np.ones((2, 4)), at(2), np.array([0.9, 0.8]), np.ones(2))

@@ -424,12 +424,14 @@ def test_a_version_that_cannot_be_repeated_is_said_and_replaced(desk: Desk, capl
 def test_other_settings_are_a_record(desk: Desk) -> None:
     trainer = desk.trainer()
     learn_shop(desk, trainer, 10)
-    desk.settings = desk.settings.model_copy(update={"learning_rate": 0.1, "join_capacity": 500})
+    changed = {"learning_rate": 0.1, "join_capacity": 500, "negative_after_ms": 10_000}
+    desk.settings = desk.settings.model_copy(update=changed)
     again = desk.trainer()
     desk.run(again, 400)
     assert again.core.rules.learning_rate == 0.1
     assert again.core.learning.learner.heads["click"].kalman.rate == 0.1
     assert again.core.learning.join.shown.capacity == 500
+    assert [head.lead.open for head in again.core.learning.learner.heads.values()] == [0, 0]
     learn_shop(desk, again, 10, seed=3)
     third = desk.trainer()
     assert third.differing == []
