@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xxhash
 
 from features.catalogue import Catalogue
+from features.errors import StoreError
 from features.schema import Schema
 from features.words import one_text
 from service.background import Background
@@ -97,10 +98,11 @@ class ItemEncoder(Background):
         """Encode one batch; returns how many rows were looked at."""
         with self._lock:
             self._gather()
+            if not self._has_room():
+                return 0
             rows = self._at_work = self._waiting.take(BATCH)
             if not len(rows):
                 return 0
-            self._vectors.reserve(len(self._catalogue))
             schema = self._catalogue.schema
             items = [
                 item_input(self._catalogue.ids(row), self._catalogue.fields(row), schema)
@@ -112,6 +114,16 @@ class ItemEncoder(Background):
         self._encode(rows[todo], keys[todo], content[todo], [items[k] for k in np.flatnonzero(todo)])
         self._at_work = NO_ROWS
         return len(rows)
+
+    def _has_room(self) -> bool:
+        """Whether every item of the catalogue has a place; asked again a second later where the disk is full."""
+        try:
+            self._vectors.reserve(len(self._catalogue))
+        except StoreError as error:
+            log.error("new items cannot be encoded", extra={"reason": error.message})
+            self._metrics.failures.labels("encoder").inc()
+            return False
+        return True
 
     def _encode(
         self,

@@ -7,12 +7,15 @@ the vector is written before its hash, so a kill in between leaves a row that is
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from features.errors import StoreError
 from service.block_kernels import BLOCK, DIM
 from service.retrieval_kernels import write_blocks
 
@@ -29,6 +32,26 @@ _ARRAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "key": (np.uint64, ()),
     "content": (np.uint64, ()),
 }
+
+
+def lengthen(path: Path, size: int) -> None:
+    """Make a file at least `size` bytes long. Raises StoreError where the disk has no room.
+
+    Its blocks are taken now: where one is missing, writing to the mapped page would kill the process (SIGBUS).
+    """
+    path.touch()
+    with path.open("r+b") as file:
+        old = os.fstat(file.fileno()).st_size
+        if size <= old:
+            return
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), old, size - old)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                file.truncate(old)
+                raise StoreError(f"no room for {path.name}: {error.strerror}", hint="free disk space") from error
+        file.truncate(size)
 
 
 class ItemVectors:
@@ -70,8 +93,7 @@ class ItemVectors:
         """One array of `rows` rows, holding what it held."""
         if self._folder is not None:
             path = self._path(name)
-            with path.open("ab") as file:
-                file.truncate(rows * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)))
+            lengthen(path, rows * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)))
             return np.asarray(np.memmap(path, dtype, "r+", shape=(rows, *shape)))
         fresh = np.zeros((rows, *shape), dtype)
         if self.capacity:
@@ -102,7 +124,7 @@ class ItemVectors:
             write_blocks(self.blocks, self.scale, places, self.coarse[filled:])
 
     def reserve(self, rows: int) -> None:
-        """Make room for at least `rows` rows."""
+        """Make room for at least `rows` rows. Raises StoreError where the disk has none; nothing has changed then."""
         if rows > self.capacity:
             more = self.capacity // 2 + _GROW if self._folder is None else _STEP
             self._open(max(rows, self.capacity + more), self.capacity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -119,6 +120,32 @@ def test_a_click_on_an_item_for_which_there_is_no_vector_yet(repl_service: ReplS
     assert sorted(first["ids"]) == ["i0", "new"]
     assert shop.call("POST", "/v1/embeddings", {"users": ["anna"], "items": ["new"]})[0] == 200
     assert "new" in shop.retrieve(user="anna", top_k=5_000)["ids"]
+
+
+def test_a_full_disk_leaves_new_items_without_vectors_and_ranks_on(
+    repl_service: ReplService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shop = repl_service
+    names = stocked(shop)
+    engine, encoder = shop.service.running.engine, shop.service.running.encoder
+    monkeypatch.setattr("os.posix_fallocate", full)
+    before = engine.vectors.capacity
+    with engine.lock:
+        for k in range(before):
+            engine.catalogue.intern(f"new-{k}")
+    shop.events(shop.item("last", title="red lamp"))
+    until(lambda: 'failures_total{part="encoder"}' in shop.call("GET", "/metrics")[1])
+    assert len(shop.rank([*names, "last"], user="anna")["ids"]) == len(names) + 1
+    status, answer = shop.call("POST", "/v1/retrieve", {"user": "anna"})
+    assert (status, answer["error"]["code"]) == (503, "store")
+    assert (engine.vectors.capacity, encoder.waiting) == (before, before + 1)
+    monkeypatch.undo()
+    until(lambda: not encoder.waiting, 20.0)
+    assert engine.vectors.capacity > before
+    assert "last" in shop.retrieve(user="anna", query="lamp")["ids"]
 
 
 def test_a_deleted_user_is_forgotten(repl_service: ReplService) -> None:
