@@ -421,7 +421,7 @@ class Join:
             self.learner.heads[head].forget(int(lent.sum()))
             lost = since[lent | (ring.live["state"][since] == REJECTED)]
             ring.live["untaught"][lost] = True
-            ring.live["seen"]["p"][slots] = np.nan  # what the lost weights foretold is no figure of those served now
+            ring.live["seen"]["p"][slots] = np.nan  # what the lost weights foretold judges none that are served
             ring.touch(slots)
 
     # chunks

@@ -68,8 +68,9 @@ class Lead:
     def _mean(self) -> Floats:
         """The running mean, as if one more item had been shown, at the origin: a click of a lonely list of one
         moves something."""
-        share = self._count / (self._count + 1.0)
-        return self._sum * (share / self._weight) if self._weight > 0 else self._sum
+        if not self._weight > 0:
+            return self._sum
+        return self._sum / self._weight * (self._count / (self._count + 1.0))
 
     def _level(self, shown: Times) -> Floats:
         """The mean of what was shown when these items were, f64 (n, d); where it is not kept, the running one."""
