@@ -22,7 +22,7 @@ from service.retrieval_kernels import write_blocks
 TOWER, COARSE = 64, DIM
 _GROW = 4_096
 _STEP = 8_192
-"""Rows that files grow by: 10 ms at a million, in which the engine's lock is held."""
+"""Rows that files grow by: some 15 ms at a million, in which the engine's lock is held."""
 
 _ARRAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "tower": (np.float32, (TOWER,)),
