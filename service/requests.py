@@ -55,6 +55,9 @@ class Condition(msgspec.Struct, forbid_unknown_fields=True):
 Conditions = Annotated[list[Condition], msgspec.Meta(max_length=100)]
 """All must hold; each costs a pass over the candidates, so their number has a bound."""
 
+Excluded = Annotated[list[Id], msgspec.Meta(max_length=10_000)]
+"""A body of 4 MB has room for half a million, which would take the event loop half a second."""
+
 
 class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
     """POST /v1/rank."""
@@ -65,7 +68,7 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True):
     query: str | None = None
     fields: Fields | None = None
     top_k: Count | None = None
-    exclude: list[Id] = []
+    exclude: Excluded = []
     filter: Conditions = []
     objective: str | None = None
     pre_rank: Count | None = None
@@ -88,7 +91,7 @@ class RetrieveRequest(msgspec.Struct, forbid_unknown_fields=True):
     match: Literal["words", "none"] | None = None
     fields: Fields | None = None
     top_k: Count = 100
-    exclude: list[Id] = []
+    exclude: Excluded = []
     filter: Conditions = []
     objective: str | None = None
     pre_rank: Count | None = None

@@ -23,7 +23,7 @@ from service.unranked import unranked
 from service.user_state_consumer import OFFSET
 
 INLINE = 1_000
-"""Candidates ranked on the event loop; more go to the one worker thread."""
+"""Candidates (and exclusions) ranked on the event loop; more go to the one worker thread."""
 
 INLINE_EXPLAINED = 20
 
@@ -107,7 +107,7 @@ def router(service: Service) -> APIRouter:
         await columns_for(service, ask.filter)
         await wait_and_date(service, question, ask)
         limit = INLINE_EXPLAINED if ask.explain else INLINE
-        inline = len(ids) <= limit and not question.filters
+        inline = len(ids) <= limit and len(question.exclude) <= INLINE and not question.filters
         return await run(inline, partial(ranker.rank, question, ids, fields), ask.format, question.request_id)
 
     described = openapi.describe(

@@ -86,6 +86,10 @@ def test_top_k_exclude_filter_and_pre_rank(shop: ReplService) -> None:
     everything = shop.rank(ids(100), user="anna")
     assert shop.rank(ids(100), user="anna", top_k=5)["ids"] == everything["ids"][:5]
     without = shop.rank(ids(100), user="anna", exclude=everything["ids"][:2])
+    many = shop.rank(ids(100), user="anna", exclude=[*everything["ids"][:2], *range(9_998)])  # on the worker
+    assert (many["ids"], many["scores"]) == (without["ids"], without["scores"])
+    status, refused = shop.call("POST", "/v1/rank", {"items": ["i1"], "exclude": list(range(10_001))})
+    assert (status, refused["error"]["field"]) == (422, "exclude")
     assert without["ids"] == everything["ids"][2:]
     assert without["removed"]["excluded"] == 2
     cheap = shop.rank(ids(100), filter=[{"field": "price", "op": "lt", "value": 10}])
