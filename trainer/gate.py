@@ -50,7 +50,7 @@ WORSE = 0.02  # log loss above the frozen prior's, as a share of it
 NORM_JUMP = 0.5  # of the norm of the weights pushed last
 LOSS_JUMP = 2.0
 CALIBRATION = 1.25
-GUARD_MS = 60_000  # a rollback goes back at least this far
+GUARD_MS = 60_000  # a rollback goes back at least this far behind what was judged
 SNAPSHOT_MS, SNAPSHOTS = 10_000, 30
 CLEAR_MS = 10_000  # sound for this long: the hold ends
 HOLD_MS = 600_000  # after this long what comes is the new normal
@@ -100,9 +100,15 @@ class Gate:
     """See the module. All times are event time, ms; every decision follows from the examples alone."""
 
     def __init__(self) -> None:
+        self.guard = GUARD_MS
         self.stats = GateStats()
         self.purchase = GateStats()
         self.state = GateState()
+
+    def follow(self, wait: int) -> None:
+        """What is judged was shown so many ms ago, by weights of then; what is remembered reaches no further back
+        than its oldest part."""
+        self.guard = min(GUARD_MS + wait, (SNAPSHOTS - 1) * SNAPSHOT_MS)
 
     @property
     def held(self) -> str | None:
@@ -251,7 +257,7 @@ class Gate:
         name = reason.split(":")[0]
         state.trips[name] = state.trips.get(name, 0) + 1
         state.strikes = [strike for strike in state.strikes if t - strike < STRIKES_MS] + [t]
-        old = [one for one in state.snapshots if t - one.t >= GUARD_MS]
+        old = [one for one in state.snapshots if t - one.t >= self.guard]
         state.snapshots = old
         if not old or len(state.strikes) >= STRIKES:
             state.snapshots, state.strikes = [], []

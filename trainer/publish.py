@@ -40,6 +40,7 @@ class Learning:
         """bounds: the terms of the last layer; see `Settings` for noise and rate."""
         self.learner = Learner(prior, bounds, noise=noise, rate=rate, waits=_waits(rules))
         self.gate = Gate()
+        self.gate.follow(rules.negative_after + rules.hold)
         self.hold = Hold()
         self.skipped: list[tuple[int, int]] = []
         self.join = Join(int(bounds.max()), rules, self.learner, self.gate, self.hold, self.teaches)
@@ -99,6 +100,7 @@ class Learning:
         """Go on by other rules; with another capacity what waits in the join is forgotten, counted."""
         self.join.rules = rules
         self.learner.follow(noise=noise, rate=rate, waits=_waits(rules))
+        self.gate.follow(rules.negative_after + rules.hold)
         if resized:
             self.join.count("dropped_by_settings", self.join.shown.next - self.join.shown.oldest)
             self.hold.drop(TIMERS)

@@ -203,6 +203,19 @@ def test_repeated_degradation_ends_at_the_prior() -> None:
     assert any("log loss" in reason for _, _, reason in run.rollbacks)
 
 
+def test_a_rollback_goes_behind_a_fault_that_shows_late() -> None:
+    """Lists are judged 35 s after they were shown, and weights that are a little worse show a minute later."""
+
+    def worse(made: Learning) -> None:
+        mean = made.learner.heads["click"].kalman.mean
+        mean[1:] += np.where(np.arange(mean.size - 1) % 2, 0.3, -0.3)
+
+    run = live(DriftShop(prior_error=0.1, rankings_a_second=12), 440, {300: worse})
+    assert [to < 300 < second for second, to, _ in run.rollbacks] == [True]
+    assert run.rollbacks[0][0] > 360, "a version of a minute before has the fault in it"
+    assert run.ratio(400, 440) < 1.0
+
+
 def test_state_of_the_gate_comes_back_to_the_bit() -> None:
     run = live(DriftShop(fault=FAULTS["flood"]), 470)
     copy = Gate()
