@@ -1,20 +1,19 @@
 """The one module that imports the Redis client: a place by URL, its keys' prefix, its errors in this house's words.
 
-It knows no key of a store: `feature_store_redis.py` here and `service/weight_redis_keys.py` name theirs. Connections are
-made at the first command, so that a process starts while Redis is down and says so when it asks.
+It knows no key of a store: `feature_store_redis.py` here and `service/weight_redis_keys.py` name theirs. Connections
+are made at the first command, so that a process starts while Redis is down and says so when it asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import redis
 from redis import exceptions
 from redis.backoff import NoBackoff
-from redis.client import Pipeline
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -27,11 +26,13 @@ SCHEMES = ("redis", "rediss")
 OLDEST = (7, 0)
 TRIES = 5
 T = TypeVar("T")
+Pipeline: TypeAlias = Any
+"""`redis.client.Pipeline`. The client's own types leave open whether answers are bytes or text; here they are bytes."""
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.AuthenticationError, "check user and password in its URL"),
     (exceptions.NoPermissionError, "let its ACL user read, write and publish on keys and channels `repl:*`"),
-    (exceptions.OutOfMemoryError, "Redis is full: raise its maxmemory, or keep less (redis_checkpoint_bytes, versions_…)"),
+    (exceptions.OutOfMemoryError, "it is full: raise its maxmemory, or keep less (redis_checkpoint_bytes, versions_…)"),
     (exceptions.BusyLoadingError, "it is still reading its data: wait, this process tries again"),
     (exceptions.ReadOnlyError, "it is a replica: name the primary"),
     (exceptions.TimeoutError, "is it overloaded or stopped? The setting redis_timeout_ms says how long to wait"),
@@ -65,7 +66,7 @@ class RedisPlace:
         self._checked = False
         seconds = timeout_ms / 1_000
         try:
-            self.client: redis.Redis = redis.Redis.from_url(
+            self.client: Any = redis.Redis.from_url(
                 url,
                 socket_timeout=seconds,
                 socket_connect_timeout=seconds,
@@ -78,7 +79,7 @@ class RedisPlace:
             ) from error
 
     @contextmanager
-    def errors(self, doing: str) -> Iterator[redis.Redis]:
+    def errors(self, doing: str) -> Iterator[Any]:
         """The client; what goes wrong inside is raised as StoreError: `cannot DOING in URL: reason`."""
         try:
             if not self._checked:

@@ -1,4 +1,4 @@
-"""What can be said about Redis without its client, which is an extra: a URL without its password, and how to install it."""
+"""What is said of Redis without its client, which is an extra: a URL without its password, and how to install it."""
 
 from __future__ import annotations
 

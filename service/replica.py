@@ -53,7 +53,8 @@ def stack(vectors: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.floa
 
 
 class Replica(Background):
-    """One thread polls the store, at once when it announces something; `snapshot` is replaced under `lock` together with the counters."""
+    """One thread polls the store, at once when it announces something; `snapshot` is replaced under `lock` together
+    with the counters."""
 
     def __init__(
         self,

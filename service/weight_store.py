@@ -1,8 +1,8 @@
 """The weight store: versions, changes for replicas, checkpoints, pins; its protocol and how to open it.
 
 A version is written by one trainer in one transaction, with everything that belongs to it; rankers read. The
-embedded form is `weight_store_sqlite.py`, the networked one `weight_store_redis.py`. It decides nothing: what a version is worth is the gate's matter
-(`trainer/gate.py`), what is kept is `weight_keeping.py`'s.
+embedded form is `weight_store_sqlite.py`, the networked one `weight_store_redis.py`. It decides nothing: what a version
+is worth is the gate's matter (`trainer/gate.py`), what is kept is `weight_keeping.py`'s.
 """
 
 from __future__ import annotations

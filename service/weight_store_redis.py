@@ -1,4 +1,4 @@
-"""The weight store in Redis: many rankers, on several machines, follow one trainer. The twin of `weight_store_sqlite.py`.
+"""The weight store in Redis: many rankers, on several machines, follow one trainer; `weight_store_sqlite.py`'s twin.
 
 Its methods are those of `WeightStore` (`weight_store.py`), where they are described. Here stands what is read; what is
 written stands in `weight_redis_commit.py` and `weight_redis_thin.py`, who may write in `weight_redis_writer.py`, the
