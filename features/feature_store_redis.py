@@ -2,6 +2,10 @@
 
 Keys, all under `repl:{TENANT}`: `:u:KEY` one user's state behind a checksum of 8 bytes, with a time to live that each
 write renews; `:u-offsets` a hash of what was read through; `:u-format`. One process writes the states of a tenant.
+
+Up to AT_ONCE states and the offsets go in one MULTI/EXEC. A larger commit would stall Redis: it goes in several, the
+offsets with the last. A kill between them is harmless, because each state knows the offset it was read through: what
+is read again is not applied again.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from features.user_state import HISTORY, UserState
 _FORMAT = 1
 _CHECK = 8
 DAY = 86_400
+AT_ONCE = 1_000
 
 
 def seal(body: bytes) -> bytes:
@@ -37,7 +42,7 @@ def unseal(key: str, data: bytes) -> bytes:
 
 
 class RedisFeatureStore:
-    """A FeatureStore in Redis: a state is one GET, a commit one MULTI/EXEC."""
+    """A FeatureStore in Redis: a state is one GET, a commit of up to AT_ONCE states one MULTI/EXEC."""
 
     def __init__(
         self,
@@ -94,6 +99,14 @@ class RedisFeatureStore:
         gone = [f"{self._states}{key:016x}" for key in deleted]
         if not self._known:
             self._check_format()
+
+        while len(rows) > AT_ONCE:
+            self._write(rows[:AT_ONCE], [], {})
+            rows = rows[AT_ONCE:]
+        self._write(rows, gone, offsets)
+
+    def _write(self, rows: list[tuple[str, bytes]], gone: list[str], offsets: Mapping[str, int]) -> None:
+        """One transaction."""
 
         def queue(pipe: Pipeline) -> dict[str, int]:
             stored = _decoded(pipe.hgetall(self._offsets))

@@ -137,9 +137,12 @@ class RedisPlace:
             hint="several processes write here: one writes weights of a tenant, one its user states",
         )
 
-    def read(self, doing: str, ask: Callable[[Pipeline], Any], *, at_once: bool = False) -> list[Any]:
-        """Answers to all that `ask(pipe)` queues, in one round trip; at_once: nothing comes between them."""
-        with self.errors(doing) as client, client.pipeline(transaction=at_once) as pipe:
+    def read(self, doing: str, ask: Callable[[Pipeline], Any]) -> list[Any]:
+        """Answers to all that `ask(pipe)` queues, in that order, in one round trip.
+
+        Others may write between them: a full Redis refuses MULTI, and what it holds must be readable all the same.
+        """
+        with self.errors(doing) as client, client.pipeline(transaction=False) as pipe:
             ask(pipe)
             return list(pipe.execute())
 

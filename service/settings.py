@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
 from features.errors import SettingsError
 from features.redis_extra import masked
@@ -151,6 +151,10 @@ class Settings(BaseModel):
         ge=1 << 15,
         description="bytes of the first base's three tables; unset: 1/20 of the IDs as rows. Later bases keep them",
     )
+
+    @field_serializer("weights_url", "user_states_url", when_used="json")
+    def _without_password(self, url: SecretUrl | None) -> str | None:
+        return None if url is None else str(url)
 
 
 def _nearest(name: str) -> str:

@@ -15,7 +15,16 @@ import msgspec
 
 from features.errors import StoreError, WentBack
 from features.redis_client import Pipeline, RedisPlace
-from service.weight_redis_keys import PIECE_KEYS, Keys, pieces, seal, seal_state, seal_version
+from service.weight_redis_keys import (
+    PART_SECONDS,
+    PIECE_BYTES,
+    PIECE_KEYS,
+    Keys,
+    pieces,
+    seal,
+    seal_state,
+    seal_version,
+)
 from service.weight_redis_writer import Writer
 from service.weight_version import CheckpointWrite, Version
 
@@ -30,7 +39,7 @@ class Committer:
     def put_chunks(self, chunks: Mapping[str, bytes]) -> None:
         """Those that are not there yet, in pieces; each is named in `chunks` and `unused` with its bytes."""
         keys = self._keys
-        for piece in pieces(chunks.items()):
+        for piece in pieces((sha, body) for sha, body in chunks.items() if len(body) <= PIECE_BYTES):
 
             def queue(pipe: Pipeline, piece: list[tuple[str, bytes]] = piece) -> None:
                 known = pipe.hmget(keys.chunks, [sha for sha, _ in piece])
@@ -43,6 +52,38 @@ class Committer:
                     pipe.incrby(keys.bytes, sum(len(body) for _, body in new))
 
             self._writer.write("write chunks", queue)
+        for sha, body in chunks.items():
+            if len(body) > PIECE_BYTES:
+                self._put_large(sha, body)
+
+    def _put_large(self, sha: str, body: bytes) -> None:
+        """One chunk, piece by piece under a name of its own, which it loses once it is whole."""
+        keys, part = self._keys, self._keys.part(sha)
+        with self._place.errors("look for a chunk") as client:
+            if client.hexists(keys.chunks, sha):
+                return
+        for at in range(0, len(body), PIECE_BYTES):
+
+            def queue(pipe: Pipeline, at: int = at) -> None:
+                pipe.multi()
+                if at == 0:
+                    pipe.unlink(part)
+                pipe.append(part, body[at : at + PIECE_BYTES])
+                pipe.expire(part, PART_SECONDS)
+
+            self._writer.write("write a large chunk", queue)
+
+        def name(pipe: Pipeline) -> None:
+            if pipe.strlen(part) != len(body):
+                raise StoreError(f"chunk {sha} did not arrive whole in {self._place.where}", value=part)
+            pipe.multi()
+            pipe.rename(part, keys.chunk(sha))
+            pipe.persist(keys.chunk(sha))
+            pipe.hset(keys.chunks, sha, f"0:{len(body)}")
+            pipe.sadd(keys.unused, sha)
+            pipe.incrby(keys.bytes, len(body))
+
+        self._writer.write("write a large chunk", name, (part,))
 
     def commit(
         self,

@@ -18,8 +18,9 @@ from features.errors import StoreError
 from service.weight_version import HEADS, Version, chunk_sha
 
 T = TypeVar("T")
-PIECE_BYTES = 512 << 10
+PIECE_BYTES = 256 << 10
 PIECE_KEYS = 200
+PART_SECONDS = 3_600
 _SHA, _XXH = 32, 8
 
 
@@ -57,6 +58,10 @@ class Keys:
     def chunk(self, sha: str) -> str:
         """A chunk; its name is its checksum."""
         return f"{self._base}chunk:{sha}"
+
+    def part(self, sha: str) -> str:
+        """A large chunk while it grows; gone by itself after PART_SECONDS."""
+        return f"{self._base}part:{sha}"
 
     def user(self, key: int) -> str:
         """Hash: checkpoint → the user's state as of it, behind 8 bytes of checksum."""

@@ -79,10 +79,10 @@ class RedisWeightStore:
         if writer:
             self._writer.take()
 
-    def _read(self, doing: str, ask: Callable[[Pipeline], Any], *, at_once: bool = False) -> list[Any]:
+    def _read(self, doing: str, ask: Callable[[Pipeline], Any]) -> list[Any]:
         """`RedisPlace.read`; before the first time the format is checked."""
         if not self._known:
-            with self._place.errors("read the format of the weights") as client:
+            with self._place.errors(doing) as client:
                 found = int(client.hget(self._keys.meta, "format") or 0)
             if found > FORMAT:
                 raise StoreError(
@@ -91,7 +91,7 @@ class RedisWeightStore:
                     hint="update this process",
                 )
             self._known = True
-        return self._place.read(doing, ask, at_once=at_once)
+        return self._place.read(doing, ask)
 
     # writing
 
@@ -148,19 +148,24 @@ class RedisWeightStore:
         keys = self._keys
 
         def ask(pipe: Pipeline) -> None:
-            pipe.get(keys.latest)
             pipe.zrange(keys.versions, -1, -1)
+            pipe.get(keys.latest)
             pipe.zrange(keys.pins, 0, -1)
 
-        data, found, pins = self._read("read the latest version", ask, at_once=True)
+        found, data, pins = self._read("read the latest version", ask)
         newest = newest_of(found)
-        if newest is None:
-            return None
         if data is None:
+            if newest is None:
+                return None
             raise damaged(keys.latest, "it is missing")
         known = self._newest
         if known is None or known[0] != data:
-            known = (bytes(data), unseal_version(keys.latest, bytes(data), newest))
+            known = (bytes(data), unseal_version(keys.latest, bytes(data)))
+            v = known[1].v
+            if v != newest:  # one that came meanwhile, or damage
+                (listed,) = self._read("list versions", lambda pipe: pipe.zcount(keys.versions, v, v))
+                if not listed or v < (newest or 0):
+                    raise damaged(keys.latest, f"it holds version {v}, {newest} is the newest")
             self._newest = known
         return _marked(known[1], pins)
 
@@ -181,17 +186,26 @@ class RedisWeightStore:
 
             def ask(pipe: Pipeline, some: list[int] = some) -> None:
                 pipe.mget([keys.version(v) for v in some])
-                for v in some:
-                    pipe.zcount(keys.versions, v, v)
                 pipe.zrange(keys.pins, 0, -1)
 
-            bodies, *listed, pins = self._read("read versions", ask, at_once=True)
-            for v, data, there in zip(some, bodies, listed, strict=True):
+            bodies, pins = self._read("read versions", ask)
+            for v, data in zip(some, bodies, strict=True):
                 if data is not None:
                     answer.append(_marked(unseal_version(keys.version(v), bytes(data), v), pins))
-                elif there:
+                elif self._is_missing(keys.version(v), keys.versions, v):
                     raise damaged(keys.version(v), "it is missing")
         return answer
+
+    def _is_missing(self, key: str, index: str, v: int) -> bool:
+        """Is it listed, and not there? (What is written or dropped meanwhile is both or neither at the second look.)"""
+
+        def ask(pipe: Pipeline) -> None:
+            pipe.exists(key)
+            pipe.zcount(index, v, v)
+            pipe.exists(key)
+
+        before, listed, after = self._read("look for a key", ask)
+        return bool(listed) and not before and not after
 
     def versions(self, limit: int = 100, before: int | None = None) -> list[Version]:
         end = "+inf" if before is None else f"({before}"
@@ -214,13 +228,14 @@ class RedisWeightStore:
         keys = self._keys
 
         def ask(pipe: Pipeline) -> None:
-            pipe.zrangebyscore(keys.changes, f"({v}", "+inf")
             pipe.zrange(keys.versions, -1, -1)
+            pipe.zrangebyscore(keys.changes, f"({v}", "+inf")
 
-        found, last = self._read("list changes", ask, at_once=True)
-        numbers, newest = [int(one) for one in found], newest_of(last)
+        last, found = self._read("list changes", ask)
+        newest = newest_of(last)
         if newest is None or newest <= v:
             return []
+        numbers = [int(one) for one in found if int(one) <= newest]  # what came meanwhile waits for the next call
         if numbers != list(range(v + 1, newest + 1)):
             return None
         answer = []
@@ -243,19 +258,15 @@ class RedisWeightStore:
             if not found:
                 return None
             v = int(found[0])
-
-            def ask(pipe: Pipeline, v: int = v) -> None:
-                pipe.get(keys.checkpoint(v))
-                pipe.zscore(keys.checkpoints, str(v))
-
-            data, there = self._read("read a checkpoint", ask, at_once=True)
+            key = keys.checkpoint(v)
+            (data,) = self._read("read a checkpoint", lambda pipe, key=key: pipe.get(key))  # type: ignore[misc]
             if data is not None:
-                made = decoded(keys.checkpoint(v), unseal(keys.checkpoint(v), bytes(data)), Checkpoint)
+                made = decoded(key, unseal(key, bytes(data)), Checkpoint)
                 if made.version != v:
-                    raise damaged(keys.checkpoint(v), f"it holds checkpoint {made.version}")
+                    raise damaged(key, f"it holds checkpoint {made.version}")
                 return made
-            if there is not None:
-                raise damaged(keys.checkpoint(v), "it is missing")
+            if self._is_missing(key, keys.checkpoints, v):
+                raise damaged(key, "it is missing")
         raise StoreError("checkpoints are dropped faster than they can be read", hint="try again")
 
     def chunk(self, sha: str) -> bytes:

@@ -26,6 +26,7 @@ from service.weight_store import (
 from service.weight_store_sqlite import EmbeddedWeightStore
 from tests.conftest import fresh_tenant
 
+
 @pytest.fixture(params=["embedded", "redis"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], WeightStore]]:
     """A function that opens the same store anew."""
