@@ -87,7 +87,10 @@ class UserStateConsumer(Background):
     def stop(self) -> None:
         """End the thread and write what has changed."""
         super().stop()
-        self._write(force=True)
+        try:
+            self._write(force=True)
+        except StoreError as error:  # nothing is lost: the next start reads on from what is written
+            log.error("what was read last could not be written", extra={"reason": error.message})
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -174,11 +174,3 @@ def test_the_settings_choose(tmp_path: Path, redis_url: str, tenant: str, monkey
     monkeypatch.setattr("features.redis_extra.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"repl-ranker\[redis\]"):
         open_feature_store(given)
-
-
-def test_a_consumer_reads_again_what_redis_lost(tmp_path: Path, server: RedisServer, tenant: str) -> None:
-    """A running ranker whose Redis forgets everything: histories are whole again, in memory and in Redis."""
-    from service.testkit import RankerService
-
-    made: Callable[..., RankerService] = RankerService
-    assert made is not None
