@@ -38,28 +38,26 @@ def history(shop: ReplService, user: str) -> int:
 
 def test_user_states_go_through_redis_and_survive_a_restart(shop: ReplService) -> None:
     items = stocked(shop)
-    shop.click("anna", items[0])
+    shop.events(shop.click("eve", items[0]))
     shop.settle()
-    until(lambda: history(shop, "anna") == 1)
+    until(lambda: history(shop, "eve") == 1)
     shop.restart()
-    assert history(shop, "anna") == 1
-    shop.click("anna", items[1])
+    assert history(shop, "eve") == 1
+    shop.events(shop.click("eve", items[1]))
     shop.settle()
-    until(lambda: history(shop, "anna") == 2)
+    until(lambda: history(shop, "eve") == 2)
 
 
 def test_histories_that_redis_lost_are_read_again(shop: ReplService, server: RedisServer) -> None:
     items = stocked(shop)
-    for item in items[:3]:
-        shop.click("anna", item)
-        shop.click("bert", item)
+    shop.events(*(shop.click(user, item) for user in ("dora", "bert") for item in items[:3]))
     shop.settle()
-    until(lambda: history(shop, "anna") == history(shop, "bert") == 3)
+    until(lambda: history(shop, "dora") == history(shop, "bert") == 3)
     with closing(redis.Redis.from_url(server.url)) as client:
         client.flushall()
-    shop.click("bert", items[4])
+    shop.events(shop.click("bert", items[4]))
     shop.settle()
-    until(lambda: history(shop, "anna") == 3 and history(shop, "bert") == 4)
+    until(lambda: history(shop, "dora") == 3 and history(shop, "bert") == 4)
     assert shop.service.running.consumer.failing is None
 
 
