@@ -57,33 +57,31 @@ class Committer:
                 self._put_large(sha, body)
 
     def _put_large(self, sha: str, body: bytes) -> None:
-        """One chunk, piece by piece under a name of its own, which it loses once it is whole."""
-        keys, part = self._keys, self._keys.part(sha)
+        """One chunk in several keys, which would go by themselves if the last step did not come."""
+        keys = self._keys
         with self._place.errors("look for a chunk") as client:
             if client.hexists(keys.chunks, sha):
                 return
-        for at in range(0, len(body), PIECE_BYTES):
+        names = keys.parts(sha, len(body))
+        for k, part in enumerate(names):
 
-            def queue(pipe: Pipeline, at: int = at) -> None:
+            def queue(pipe: Pipeline, k: int = k, part: str = part) -> None:
                 pipe.multi()
-                if at == 0:
-                    pipe.unlink(part)
-                pipe.append(part, body[at : at + PIECE_BYTES])
-                pipe.expire(part, PART_SECONDS)
+                pipe.set(part, body[k * PIECE_BYTES : (k + 1) * PIECE_BYTES], ex=PART_SECONDS)
 
             self._writer.write("write a large chunk", queue)
 
         def name(pipe: Pipeline) -> None:
-            if pipe.strlen(part) != len(body):
-                raise StoreError(f"chunk {sha} did not arrive whole in {self._place.where}", value=part)
+            if pipe.exists(*names) != len(names):
+                raise StoreError(f"chunk {sha} did not arrive whole in {self._place.where}", value=keys.chunk(sha))
             pipe.multi()
-            pipe.rename(part, keys.chunk(sha))
-            pipe.persist(keys.chunk(sha))
+            for part in names:
+                pipe.persist(part)
             pipe.hset(keys.chunks, sha, f"0:{len(body)}")
             pipe.sadd(keys.unused, sha)
             pipe.incrby(keys.bytes, len(body))
 
-        self._writer.write("write a large chunk", name, (part,))
+        self._writer.write("write a large chunk", name)
 
     def commit(
         self,

@@ -18,7 +18,7 @@ from features.errors import StoreError
 from service.weight_version import HEADS, Version, chunk_sha
 
 T = TypeVar("T")
-PIECE_BYTES = 256 << 10
+PIECE_BYTES = 256 << 10  # also how large chunks are stored: part of format 1
 PIECE_KEYS = 200
 PART_SECONDS = 3_600
 _SHA, _XXH = 32, 8
@@ -59,9 +59,11 @@ class Keys:
         """A chunk; its name is its checksum."""
         return f"{self._base}chunk:{sha}"
 
-    def part(self, sha: str) -> str:
-        """A large chunk while it grows; gone by itself after PART_SECONDS."""
-        return f"{self._base}part:{sha}"
+    def parts(self, sha: str, size: int) -> list[str]:
+        """The keys that hold a chunk of so many bytes: one, or one for each PIECE_BYTES."""
+        if size <= PIECE_BYTES:
+            return [self.chunk(sha)]
+        return [f"{self.chunk(sha)}:{k}" for k in range(-(-size // PIECE_BYTES))]
 
     def user(self, key: int) -> str:
         """Hash: checkpoint → the user's state as of it, behind 8 bytes of checksum."""
@@ -136,6 +138,11 @@ def check_chunk(key: str, sha: str, data: bytes) -> bytes:
     if chunk_sha(data) != sha:
         raise damaged(key, f"{len(data)} bytes whose sha256 is not its name")
     return data
+
+
+def size_of(entry: bytes) -> int:
+    """The bytes of a chunk by its entry in `chunks`."""
+    return int(bytes(entry).partition(b":")[2])
 
 
 def decoded(key: str, body: bytes, kind: type[T]) -> T:

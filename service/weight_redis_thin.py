@@ -15,7 +15,7 @@ from features.errors import StoreError
 from features.redis_client import Pipeline, RedisPlace
 from service.weight_keeping import Keeping, checkpoints_over, keep_versions
 from service.weight_redis_commit import counted
-from service.weight_redis_keys import PIECE_KEYS, Keys, batches, decoded, unseal
+from service.weight_redis_keys import PIECE_KEYS, Keys, batches, decoded, size_of, unseal
 from service.weight_redis_writer import Writer
 from service.weight_version import Checkpoint
 
@@ -72,7 +72,7 @@ class Thinner:
         sizes: dict[str, int] = {}
         with self._place.errors("read chunk sizes") as client:
             for sha, entry in client.hscan_iter(self._keys.chunks, count=500):
-                sizes[bytes(sha).decode()] = int(bytes(entry).partition(b":")[2])
+                sizes[bytes(sha).decode()] = size_of(entry)
             named = {v: set(self._shas(client.get(self._keys.checkpoint(v)), v)) for v in points}
         return checkpoints_over(named, sizes, pins, self._max_bytes)
 
@@ -117,10 +117,11 @@ class Thinner:
         keys = self._keys
         shas = [bytes(sha).decode() for sha in pipe.srandmember(keys.unused, PIECE_KEYS) or []]
         found = pipe.hmget(keys.chunks, shas) if shas else []
-        size = sum(int(bytes(entry).partition(b":")[2]) for entry in found if entry is not None)
+        sizes = [0 if entry is None else size_of(entry) for entry in found]
+        size = sum(sizes)
         pipe.multi()
         if shas:
-            pipe.unlink(*(keys.chunk(sha) for sha in shas))
+            pipe.unlink(*(key for sha, large in zip(shas, sizes, strict=True) for key in keys.parts(sha, large)))
             pipe.hdel(keys.chunks, *shas)
             pipe.srem(keys.unused, *shas)
             pipe.decrby(keys.bytes, size)

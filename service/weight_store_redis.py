@@ -25,6 +25,7 @@ from service.weight_redis_keys import (
     check_chunk,
     damaged,
     decoded,
+    size_of,
     unseal,
     unseal_state,
     unseal_version,
@@ -273,17 +274,21 @@ class RedisWeightStore:
         return self._chunks([sha])[sha]
 
     def _chunks(self, shas: list[str]) -> dict[str, bytes]:
-        answer = {}
-        for some in batches(shas, READ_AT_ONCE):
-            bodies = self._read(
-                "read chunks", lambda pipe, some=some: [pipe.get(self._keys.chunk(sha)) for sha in some]  # type: ignore[misc]
-            )
-            for sha, body in zip(some, bodies, strict=True):
-                key = self._keys.chunk(sha)
+        keys, parts = self._keys, dict[str, list[str]]()
+        for known in batches(shas):
+            (entries,) = self._read("read chunks", lambda pipe, known=known: pipe.hmget(keys.chunks, known))  # type: ignore[misc]
+            for sha, entry in zip(known, entries, strict=True):
+                if entry is None:
+                    raise StoreError(f"chunk {sha} is not in the weight store {self._place.where}", value=sha)
+                parts[sha] = keys.parts(sha, size_of(entry))
+        bodies: dict[str, bytes] = {}
+        for some in batches([key for held in parts.values() for key in held], READ_AT_ONCE):
+            found = self._read("read chunks", lambda pipe, some=some: [pipe.get(key) for key in some])  # type: ignore[misc]
+            for key, body in zip(some, found, strict=True):
                 if body is None:
-                    raise StoreError(f"chunk {sha} is not in the weight store: {key} is missing", value=key)
-                answer[sha] = check_chunk(key, sha, bytes(body))
-        return answer
+                    raise damaged(key, "it is missing")
+                bodies[key] = bytes(body)
+        return {sha: check_chunk(keys.chunk(sha), sha, b"".join(bodies[key] for key in parts[sha])) for sha in shas}
 
     def load_chunks(self, checkpoint: Checkpoint, prefix: str = "") -> dict[str, bytes]:
         wanted = {name: sha for name, sha in checkpoint.chunks.items() if name.startswith(prefix)}

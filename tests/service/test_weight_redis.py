@@ -400,7 +400,7 @@ def test_every_key_is_the_tenants_and_what_is_thinned_is_gone(
     kinds = sorted(name.partition(":")[0] for name in found)
     assert kinds == sorted(
         ["bytes", "change", "changes", "checkpoints", "chunks", "fence", "latest", "meta", "state-sets", "versions"]
-        + ["checkpoint"] * 2 + ["chunk"] * 5 + ["states"] * 2 + ["user"] * 6 + ["version"] * 2
+        + ["checkpoint"] * 2 + ["chunk"] * 7 + ["states"] * 2 + ["user"] * 6 + ["version"] * 2
     )  # fmt: skip
     assert int(client.get(f"{prefix}bytes")) == 4 + 2 * (4 + 300_000)  # type: ignore[arg-type]
     assert len(client.hgetall(f"{prefix}user:{99:016x}")) == 2  # type: ignore[arg-type]
