@@ -7,9 +7,6 @@ keys in `weight_redis_keys.py`. docs/redis.md says what a Redis that dies may lo
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -30,14 +27,12 @@ from service.weight_redis_keys import (
     unseal_state,
     unseal_version,
 )
+from service.weight_redis_news import News
 from service.weight_redis_thin import Thinner
 from service.weight_redis_writer import Writer
 from service.weight_version import FORMAT, Checkpoint, CheckpointWrite, Heartbeat, Version
 
-log = logging.getLogger(__name__)
-
 READ_AT_ONCE = 16
-LISTEN_SECONDS = 0.5
 
 _STATE_AS_OF = """
 local best, field = -1, false
@@ -75,8 +70,7 @@ class RedisWeightStore:
         self._script = self._place.client.register_script(_STATE_AS_OF)
         self._known = False
         self._newest: tuple[bytes, Version] | None = None
-        self._closed = threading.Event()
-        self._listener: threading.Thread | None = None
+        self._news = News(self._place, self._keys.news)
         if writer:
             self._writer.take()
 
@@ -312,31 +306,11 @@ class RedisWeightStore:
     # announcements
 
     def follow(self, wake: Callable[[], None]) -> bool:
-        self._listener = threading.Thread(target=self._listen, args=(wake,), name="weight-news", daemon=True)
-        self._listener.start()
+        self._news.start(wake)
         return True
 
-    def _listen(self, wake: Callable[[], None]) -> None:
-        """Until `close`; where Redis does not answer, polling has to do, and this tries again."""
-        failing = False
-        while not self._closed.is_set():
-            try:
-                with self._place.errors("listen to news") as client, contextlib.closing(client.pubsub()) as news:
-                    news.subscribe(self._keys.news)
-                    failing = False
-                    while not self._closed.is_set():
-                        if news.get_message(ignore_subscribe_messages=True, timeout=LISTEN_SECONDS) is not None:
-                            wake()
-            except (StoreError, ValueError) as error:
-                if not failing and not self._closed.is_set():
-                    log.warning("new versions are not announced: polled for", extra={"reason": str(error)})
-                failing = True
-                self._closed.wait(LISTEN_SECONDS)
-
     def close(self) -> None:
-        self._closed.set()
-        if self._listener is not None:
-            self._listener.join(2 * LISTEN_SECONDS)
+        self._news.close()
         self._place.close()
 
 
