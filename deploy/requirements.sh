@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compile requirements/*.txt anew from pyproject.toml: every package pinned, with hashes, for every platform; no file names
-# a registry's host. dev is solved first; train and serve are cuts of it, so that one version stands in all three.
+# a registry's host. dev is solved first; train, serve and redis are cuts of it, so that one version stands in all of them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,8 +9,9 @@ uv=.venv/bin/uv
 compile() {
     "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header "$@"
 }
-compile pyproject.toml --extra train --extra dev -o requirements/dev.txt
+compile pyproject.toml --extra train --extra redis --extra dev -o requirements/dev.txt
 compile pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
 compile pyproject.toml -c requirements/dev.txt -o requirements/serve.txt
+compile pyproject.toml --extra redis -c requirements/dev.txt -o requirements/redis.txt
 compile requirements/tools.in -o requirements/tools.txt
 compile requirements/build.in -o requirements/build.txt

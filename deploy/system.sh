@@ -1,17 +1,28 @@
 #!/usr/bin/env bash
-# The system packages that tests need: Chromium, for the page. Installed with apt when root; else named in one line.
-# Without it the browser tests skip and say why; with CI=true they fail.
+# The system packages that tests need: Chromium, for the page, and redis-server. Installed with apt when root; else named
+# in one line. Without them their tests skip and say why; with CI=true they fail. No service is left running: tests start
+# Redis themselves, on free ports.
 set -euo pipefail
 
-if command -v chromium >/dev/null 2>&1 || [ -n "${CHROMIUM:-}" ]; then exit 0; fi
+missing=()
+command -v chromium >/dev/null 2>&1 || [ -n "${CHROMIUM:-}" ] || missing+=(chromium fonts-dejavu-core)
+command -v redis-server >/dev/null 2>&1 || [ -n "${REDIS_SERVER:-}" ] || missing+=(redis-server)
+if [ ${#missing[@]} = 0 ]; then exit 0; fi
+
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    echo "[system] installing chromium for the browser tests"
+    echo "[system] installing for the tests: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
+    policy=/usr/sbin/policy-rc.d # keeps apt from starting what it installs
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' > "$policy"
+        chmod 755 "$policy"
+        trap 'rm -f "$policy"' EXIT
+    fi
     for attempt in 1 2 3; do
-        if apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; then exit 0; fi
+        if apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null; then exit 0; fi
         echo "[system] apt-get failed (attempt $attempt of 3)" >&2
         sleep 5
     done
     if [ "${CI:-}" = true ]; then exit 1; fi
 fi
-echo "[system] chromium is missing, the browser tests will be skipped. On Debian: sudo apt-get install -y chromium" >&2
+echo "[system] missing: ${missing[*]}; their tests will be skipped. On Debian: sudo apt-get install -y ${missing[*]}" >&2

@@ -11,7 +11,8 @@ ReplError
 ├── LogError              the event log cannot be read or written
 │   └── OffsetLost        the records at this offset are gone (retention, another log)
 ├── StoreError            the weight store or the feature store cannot be read or written
-│   └── Fenced            another trainer holds the store: this one must stop
+│   ├── Fenced            another trainer holds the store: this one must stop
+│   └── WentBack          the store holds less than was written to it: go on from what it holds
 ├── UnknownVersion        no such weight version (or it was thinned out)
 ├── Unauthorised          a call without the administrator's key: HTTP 401
 ├── Forbidden             a Host or an Origin that a loopback service does not trust: HTTP 403
@@ -99,6 +100,10 @@ class StoreError(ReplError):
 
 class Fenced(StoreError):
     code = "fenced"
+
+
+class WentBack(StoreError):
+    code = "went_back"
 
 
 class UnknownVersion(ReplError):

@@ -1,8 +1,8 @@
 """Where user states are kept between requests: the FeatureStore protocol, its embedded SQLite form, and an
 LRU in front.
 
-It neither reads the log nor computes features. A networked twin implements `FeatureStore` in a file of its
-own and passes the same contract suite (`tests/features/test_feature_store.py`).
+It neither reads the log nor computes features. The networked twin is `feature_store_redis.py`; both pass the same
+contract suite (`tests/features/test_feature_store.py`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,48 @@ class FeatureStore(Protocol):
     def close(self) -> None:
         """Free what is held; the store is not used afterwards."""
         ...
+
+
+class _Secret(Protocol):
+    def get_secret_value(self) -> str: ...
+
+
+class _Places(Protocol):
+    """The settings that this module reads."""
+
+    @property
+    def data_dir(self) -> Path: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def history(self) -> int: ...
+    @property
+    def user_states_url(self) -> _Secret | None: ...
+    @property
+    def user_state_ttl_days(self) -> float: ...
+    @property
+    def redis_timeout_ms(self) -> int: ...
+
+
+def open_feature_store(settings: _Places) -> FeatureStore:
+    """The store that the settings name (`user_states_url`), else `state.db` of the data directory.
+
+    Raises StoreError, SettingsError.
+    """
+    if settings.user_states_url is None:
+        return EmbeddedFeatureStore(settings.data_dir / "state.db", settings.history)
+    from features.redis_extra import require_redis
+
+    require_redis("user_states_url")
+    from features.feature_store_redis import RedisFeatureStore
+
+    return RedisFeatureStore(
+        settings.user_states_url.get_secret_value(),
+        settings.tenant,
+        settings.history,
+        ttl_days=settings.user_state_ttl_days,
+        timeout_ms=settings.redis_timeout_ms,
+    )
 
 
 def _signed(key: int) -> int:

@@ -33,12 +33,12 @@ def _store(settings: Settings) -> Iterator[WeightStore]:
     from features.errors import StoreError
     from service.weight_store import open_weight_store
 
-    if not (settings.data_dir / "trainer.db").exists():
+    if settings.weights_url is None and not (settings.data_dir / "trainer.db").exists():
         hint = "name the right one with --data-dir, or start `repl-ranker run` first"
         raise StoreError(
             f"no weights in {settings.data_dir}", field="data_dir", value=settings.data_dir, hint=hint
         )
-    with closing(open_weight_store(settings.data_dir)) as store:
+    with closing(open_weight_store(settings)) as store:
         yield store
 
 

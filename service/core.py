@@ -142,7 +142,7 @@ class Service:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self.auth = Auth(load_key(settings.data_dir, settings.admin_key), settings.host)
         self.log: EventLog = open_log(settings, clock)
-        self.store: WeightStore = open_weight_store(settings.data_dir, fsync=settings.durable == "fsync")
+        self.store: WeightStore = open_weight_store(settings, fsync=settings.durable == "fsync")
         self.intake = Intake(self.log, settings, clock, self.metrics, self._events_taken)
         self._realtime = realtime
         self._running: Running | None = None

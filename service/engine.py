@@ -20,7 +20,7 @@ import numpy.typing as npt
 from features.assembler import Assembler, ZLayout
 from features.catalogue import Catalogue
 from features.errors import ArtifactError, StoreError
-from features.feature_store import EmbeddedFeatureStore
+from features.feature_store import open_feature_store
 from features.realtime import RealtimeConfig, RealtimeState
 from features.schema import Schema
 from service.artifact import Artifact, find_base, load_artifact
@@ -138,7 +138,7 @@ def load_engine(
     catalogue = Catalogue(schema, settings.max_items)
     store = CatalogueStore(settings.data_dir / "catalogue.db", artifact.sha256)
     items_from, waiting = _read_catalogue(catalogue, store)
-    features = EmbeddedFeatureStore(settings.data_dir / "state.db", settings.history)
+    features = open_feature_store(settings)
     users = SharedUserStates(features, settings.users_in_memory, settings.history)
     state = RealtimeState(realtime or RealtimeConfig(max_items=settings.max_items))
     vectors = ItemVectors(settings.data_dir / "vectors" / artifact.sha256, _unknown(scorer))

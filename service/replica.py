@@ -24,6 +24,8 @@ from service.weight_store import HEADS, Version, WeightStore
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.03
+ANNOUNCED_SECONDS = 0.25
+"""Between two polls of a store that announces its versions: heartbeats, and announcements that were lost."""
 REALTIME = "realtime/"
 TRAINER_SILENT_MS = 10_000
 
@@ -51,7 +53,8 @@ def stack(vectors: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.floa
 
 
 class Replica(Background):
-    """One thread polls the store; `snapshot` is replaced under `lock` together with the counters."""
+    """One thread polls the store, at once when it announces something; `snapshot` is replaced under `lock` together
+    with the counters."""
 
     def __init__(
         self,
@@ -77,8 +80,12 @@ class Replica(Background):
         super().__init__("replica")
 
     def _run(self) -> None:
-        while not self._stop.wait(0.5 if self.failing else POLL_SECONDS):
-            self.poll()
+        pause = ANNOUNCED_SECONDS if self._store.follow(self._wake.set) else POLL_SECONDS
+        while not self._stop.is_set():
+            self._wake.wait(0.5 if self.failing else pause)
+            self._wake.clear()
+            if not self._stop.is_set():
+                self.poll()
 
     def poll(self) -> bool:
         """Take what is new; False when the store could not be read (counted, logged, served on)."""

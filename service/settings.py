@@ -13,11 +13,19 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
 from features.errors import SettingsError
+from features.redis_extra import masked
 
 PREFIX = "REPL_"
+
+
+class SecretUrl(SecretStr):
+    """A URL that may hold a password: shown without it."""
+
+    def _display(self) -> str:
+        return masked(self.get_secret_value())
 
 
 class Settings(BaseModel):
@@ -37,6 +45,23 @@ class Settings(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="logs from this level upwards"
+    )
+
+    # where weights and user states lie, if not in the data directory
+    weights_url: SecretUrl | None = Field(
+        None, description="redis:// or rediss:// URL of the weight store; unset: data_dir/trainer.db"
+    )
+    user_states_url: SecretUrl | None = Field(
+        None, description="redis:// or rediss:// URL of the ranker's user states; unset: data_dir/state.db"
+    )
+    user_state_ttl_days: float = Field(
+        90, gt=0, description="how long a user's state is kept in Redis after its last change, days"
+    )
+    redis_timeout_ms: int = Field(
+        2_000, ge=50, le=60_000, description="wait for Redis: to connect, and for an answer"
+    )
+    redis_checkpoint_bytes: int = Field(
+        1 << 30, ge=1 << 20, description="what the chunks of checkpoints may take in Redis before old ones go"
     )
 
     # limits of a request
@@ -126,6 +151,10 @@ class Settings(BaseModel):
         ge=1 << 15,
         description="bytes of the first base's three tables; unset: 1/20 of the IDs as rows. Later bases keep them",
     )
+
+    @field_serializer("weights_url", "user_states_url", when_used="json")
+    def _without_password(self, url: SecretUrl | None) -> str | None:
+        return None if url is None else str(url)
 
 
 def _nearest(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from features import events
 from features.catalogue import Catalogue
-from features.errors import LogError, OffsetLost, ReplError, StoreError
+from features.errors import LogError, OffsetLost, ReplError, StoreError, WentBack
 from features.event_log import EventLog, dead_letter
 from features.keys import actor_key, item_key
 from features.records import Record, Stream
@@ -87,7 +87,10 @@ class UserStateConsumer(Background):
     def stop(self) -> None:
         """End the thread and write what has changed."""
         super().stop()
-        self._write(force=True)
+        try:
+            self._write(force=True)
+        except StoreError as error:  # nothing is lost: the next start reads on from what is written
+            log.error("what was read last could not be written", extra={"reason": error.message})
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -118,6 +121,9 @@ class UserStateConsumer(Background):
         except OffsetLost as error:
             self._skip_lost(error)
             return 1
+        except WentBack as error:
+            self._go_back(error)
+            return 1
         except (LogError, StoreError) as error:
             self._fail(error)
             return 0
@@ -131,6 +137,20 @@ class UserStateConsumer(Background):
             log.error("user state cannot be kept up to date", extra={"reason": error.message})
         self.failing = "log" if isinstance(error, LogError) else "state"
         self._metrics.failures.labels(self.failing).inc()
+
+    def _go_back(self, error: WentBack) -> None:
+        """The store lost its last writes: read on from what it holds. States in memory know how far they are."""
+        log.error("user states were lost and are read again", extra={"reason": error.message})
+        self._metrics.failures.labels("state").inc()
+        try:
+            position = self._users.store.offsets().get(OFFSET, 0)
+        except StoreError as down:
+            self._fail(down)
+            return
+        self._items_from = max(self._items_from, self._position)
+        self._users_from = position
+        self._position = min(position, self._position)
+        self._users.release(self._lock)
 
     def _skip_lost(self, error: OffsetLost) -> None:
         """Retention took records that were never read: go on with the oldest there is."""

@@ -1,16 +1,17 @@
 """The weight store: versions, changes for replicas, checkpoints, pins; its protocol and how to open it.
 
 A version is written by one trainer in one transaction, with everything that belongs to it; rankers read. The
-embedded form is `weight_store_sqlite.py`. It decides nothing: what a version is worth is the gate's matter
-(`trainer/gate.py`), what is kept is `weight_keeping.py`'s.
+embedded form is `weight_store_sqlite.py`, the networked one `weight_store_redis.py`. It decides nothing: what a version
+is worth is the gate's matter (`trainer/gate.py`), what is kept is `weight_keeping.py`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from service.settings import Settings
 from service.weight_keeping import Keeping
 from service.weight_store_sqlite import EmbeddedWeightStore
 from service.weight_version import (
@@ -128,13 +129,36 @@ class WeightStore(Protocol):
         """The trainer's last status, {} where there is none."""
         ...
 
+    def follow(self, wake: Callable[[], None]) -> bool:
+        """Call `wake` from another thread soon after each commit; False where the store announces nothing."""
+        ...
+
     def close(self) -> None:
         """Give back what is held open."""
         ...
 
 
 def open_weight_store(
-    data_dir: Path, *, fsync: bool = False, keeping: Keeping | None = None
+    place: Settings | Path, *, fsync: bool = False, keeping: Keeping | None = None, writer: bool = False
 ) -> WeightStore:
-    """The embedded store of a data directory (`trainer.db`). keeping: what `thin` leaves, for who calls it."""
+    """The store that the settings name (`weights_url`), else the embedded one of the data directory (`trainer.db`).
+
+    place: the settings, or a data directory alone. keeping: what `thin` leaves, for who calls it. writer: fence other
+    trainers off, where the store is not fenced by `trainer.lock`. Raises StoreError, SettingsError.
+    """
+    if isinstance(place, Settings) and place.weights_url is not None:
+        from features.redis_extra import require_redis
+
+        require_redis("weights_url")
+        from service.weight_store_redis import RedisWeightStore
+
+        return RedisWeightStore(
+            place.weights_url.get_secret_value(),
+            place.tenant,
+            writer=writer,
+            max_bytes=place.redis_checkpoint_bytes,
+            keeping=keeping,
+            timeout_ms=place.redis_timeout_ms,
+        )
+    data_dir = place.data_dir if isinstance(place, Settings) else place
     return EmbeddedWeightStore(data_dir / "trainer.db", fsync=fsync, keeping=keeping)

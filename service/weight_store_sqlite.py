@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -235,6 +235,9 @@ class EmbeddedWeightStore:
     def status(self) -> dict[str, Any]:
         found = self._meta("status")
         return msgspec.json.decode(found, type=dict[str, Any]) if found else {}
+
+    def follow(self, wake: Callable[[], None]) -> bool:
+        return False
 
     def close(self) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -46,6 +47,21 @@ def data_dir(tmp_path: Path) -> Path:
     path = tmp_path / "data"
     path.mkdir()
     return path
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of one real Redis of this session; a test takes a tenant of its own (`fresh_tenant`)."""
+    from tests.redis_server import RedisServer
+
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "no")
+    yield server.url
+    server.stop()
+
+
+def fresh_tenant() -> str:
+    """A tenant that no other test uses."""
+    return f"t{secrets.token_hex(6)}"
 
 
 @pytest.fixture(scope="session")

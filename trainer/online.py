@@ -291,7 +291,7 @@ def run(settings: Settings, stop: threading.Event, *, steps: Callable[[int], Non
     fence = Fence(settings.data_dir)
     with closing(fence), closing(open_log(settings)) as event_log:
         fsync, keeping = settings.durable == "fsync", Keeping.of(settings)
-        store = open_weight_store(settings.data_dir, fsync=fsync, keeping=keeping)
+        store = open_weight_store(settings, fsync=fsync, keeping=keeping, writer=True)
         with closing(store):
             trainer = OnlineTrainer(
                 event_log, store, current_base(settings), settings,

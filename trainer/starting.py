@@ -36,7 +36,7 @@ class Reading:
 
     def _trainer(self) -> int:
         try:
-            with closing(open_weight_store(self._settings.data_dir)) as store:
+            with closing(open_weight_store(self._settings)) as store:
                 latest = store.latest()
         except StoreError:
             return 0

@@ -34,7 +34,7 @@ TOLERANCE = 1e-7
 def verify(settings: Settings, version: int) -> dict[str, Any]:
     """Verify a version of a data directory; see `verify_version`. Raises UnknownVersion, LogError, StoreError."""
     with closing(open_log(settings)) as event_log:
-        store = open_weight_store(settings.data_dir)
+        store = open_weight_store(settings)
         with closing(store):
             config = RealtimeConfig(max_items=settings.max_items)
             return verify_version(

@@ -29,9 +29,10 @@ ITEMS = [f"i{k}" for k in range(20)]
 
 
 class Shop:
-    """Both processes on one data directory."""
+    """Both processes on one data directory; `settings`: more of the environment."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, **settings: str) -> None:
+        self._settings = settings
         self.port = free_port()
         self._place = data_dir
         self._outputs = {name: data_dir.parent / f"{name}.log" for name in ("serve", "learn")}
@@ -44,7 +45,7 @@ class Shop:
         settings = {"REPL_BASE_DIR": str(base), "REPL_HOLD_MS": str(HOLD_MS), "REPL_CONTROL_SHARE": "0"}
         words = [sys.executable, "-m", "trainer.cli", command, "--data-dir", str(self._place), *more]
         with self._outputs[command].open("ab") as file:
-            return subprocess.Popen(words, cwd=ROOT, env=known | settings, stdout=file, stderr=file)
+            return subprocess.Popen(words, cwd=ROOT, env=known | settings | self._settings, stdout=file, stderr=file)
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -90,6 +91,18 @@ class Shop:
             time.sleep(0.02)
         return time.monotonic() - began
 
+    def open(self) -> None:
+        """Wait for both, and send the items."""
+        self.until(lambda: self.call("GET", "/health/ready")[0] == 200, 90, "the ranker is ready")
+        self.send(*({"event": "item", "item": name, "fields": {"title": f"red lamp {name}"}} for name in ITEMS))
+        self.until(lambda: self.rank("somebody")["version"] >= 1, 90, "the learner publishes")
+
+        def quiet() -> bool:
+            status = self.call("GET", "/v1/status")[1]
+            return not status["items_waiting"] and status["trainer"].get("behind") == {"records": 0, "ms": 0}
+
+        self.until(quiet, 60, "everything is read")
+
     def end(self) -> None:
         for child in (self.ranker, self.learner):
             if child.poll() is None:
@@ -104,15 +117,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     place.mkdir()
     made = Shop(place)
     try:
-        made.until(lambda: made.call("GET", "/health/ready")[0] == 200, 90, "the ranker is ready")
-        made.send(*({"event": "item", "item": name, "fields": {"title": f"red lamp {name}"}} for name in ITEMS))
-        made.until(lambda: made.rank("somebody")["version"] >= 1, 90, "the learner publishes")
-
-        def quiet() -> bool:
-            status = made.call("GET", "/v1/status")[1]
-            return not status["items_waiting"] and status["trainer"].get("behind") == {"records": 0, "ms": 0}
-
-        made.until(quiet, 60, "everything is read")
+        made.open()
         yield made
     finally:
         made.end()

@@ -10,18 +10,25 @@ import pytest
 from features.errors import StoreError
 from features.feature_store import EmbeddedFeatureStore, FeatureStore, UserStates
 from features.user_state import UserState
+from tests.conftest import fresh_tenant
 
 Open = Callable[[], FeatureStore]
 
 
-@pytest.fixture(params=["embedded"])  # a networked twin adds its name here and its branch below
+@pytest.fixture(params=["embedded", "redis"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """A function that opens the same store anew."""
-    assert request.param == "embedded"
     opened: list[FeatureStore] = []
+    url = request.getfixturevalue("redis_url") if request.param == "redis" else ""
+    tenant = fresh_tenant()
 
     def open_it() -> FeatureStore:
-        opened.append(EmbeddedFeatureStore(tmp_path / "state.db", history=50))
+        if url:
+            from features.feature_store_redis import RedisFeatureStore
+
+            opened.append(RedisFeatureStore(url, tenant, 50))
+        else:
+            opened.append(EmbeddedFeatureStore(tmp_path / "state.db", history=50))
         return opened[-1]
 
     yield open_it

@@ -24,17 +24,33 @@ from service.weight_store import (
     open_weight_store,
 )
 from service.weight_store_sqlite import EmbeddedWeightStore
-
-IMPLEMENTATIONS: dict[str, Callable[[Path], WeightStore]] = {
-    "embedded": lambda path: EmbeddedWeightStore(path / "trainer.db"),
-}
+from tests.conftest import fresh_tenant
 
 
-@pytest.fixture(params=sorted(IMPLEMENTATIONS))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WeightStore]:
-    made = IMPLEMENTATIONS[request.param](tmp_path)
-    yield made
-    made.close()
+@pytest.fixture(params=["embedded", "redis"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], WeightStore]]:
+    """A function that opens the same store anew."""
+    opened: list[WeightStore] = []
+    url = request.getfixturevalue("redis_url") if request.param == "redis" else ""
+    tenant = fresh_tenant()
+
+    def open_it() -> WeightStore:
+        if url:
+            from service.weight_store_redis import RedisWeightStore
+
+            opened.append(RedisWeightStore(url, tenant))
+        else:
+            opened.append(EmbeddedWeightStore(tmp_path / "trainer.db"))
+        return opened[-1]
+
+    yield open_it
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store: Callable[[], WeightStore]) -> WeightStore:
+    return open_store()
 
 
 def version(v: int, created: int = 0, held: str | None = None) -> Version:
@@ -244,8 +260,7 @@ def test_a_file_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
         EmbeddedWeightStore(tmp_path / "t.db")
 
 
-def test_another_process_sees_a_commit_whole(store: WeightStore, tmp_path: Path) -> None:
-    reader = EmbeddedWeightStore(tmp_path / "trainer.db")
+def test_another_process_sees_a_commit_whole(open_store: Callable[[], WeightStore]) -> None:
+    store, reader = open_store(), open_store()
     store.commit(version(1), b"x")
     assert reader.changes_since(0) == [(1, b"x")]
-    reader.close()

@@ -55,9 +55,10 @@ def learn(order: dict[str, Any]) -> dict[str, Any]:
         if order.get("kill") == [number, counted[number]]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    settings = Settings(data_dir=data_dir, max_items=2_000, join_capacity=2_000)
-    fence = Fence(data_dir)
-    with closing(fence), closing(open_log(settings, lambda: END)) as log, closing(open_weight_store(data_dir)) as store:
+    redis = {name: order[name] for name in ("weights_url", "tenant") if name in order}
+    settings = Settings(data_dir=data_dir, max_items=2_000, join_capacity=2_000, **redis)
+    fence, opened = Fence(data_dir), open_weight_store(settings, writer=True)
+    with closing(fence), closing(open_log(settings, lambda: END)) as log, closing(opened) as store:
         trainer = OnlineTrainer(
             log, store, load_artifact(Path(order["base"])), settings, clock=lambda: END,
             cadence=Cadence(order.get("jump", 900)), realtime=SMALL, steps=step, max_records=CUT,

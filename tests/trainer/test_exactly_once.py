@@ -16,6 +16,7 @@ import pytest
 from learning_kit import END, START, Desk, crash_log, make_base
 
 from features.errors import Fenced
+from tests.conftest import fresh_tenant
 from trainer.fence import Fence
 
 HERE = Path(__file__).parent
@@ -127,6 +128,15 @@ def test_killed_at_a_commit_step(replay: Replay, step: int, occurrence: int) -> 
     data_dir = replay.fresh(f"step-{step}-{occurrence}")
     assert replay.nursery.run(replay.order(data_dir, kill=[step, occurrence])) == {}
     replay.same(replay.nursery.run(replay.order(data_dir, jump=1_700)))
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_killed_at_a_commit_step_with_weights_in_redis(replay: Replay, step: int, redis_url: str) -> None:
+    """The same bits as those of an uninterrupted trainer with SQLite."""
+    place = {"weights_url": redis_url, "tenant": fresh_tenant()}
+    data_dir = replay.fresh(f"redis-{step}")
+    assert replay.nursery.run(replay.order(data_dir, kill=[step, 37], **place)) == {}
+    replay.same(replay.nursery.run(replay.order(data_dir, jump=1_700, **place)))
 
 
 def kill_often(replay: Replay, kills: int, seed: int) -> None:

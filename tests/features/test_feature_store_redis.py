@@ -1,0 +1,176 @@
+"""What only the user states in Redis promise: one round trip, a time to live, a Redis that dies, fills up, forgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from features.errors import SettingsError, StoreError, WentBack
+from features.feature_store import EmbeddedFeatureStore, open_feature_store
+from features.feature_store_redis import AT_ONCE, DAY, RedisFeatureStore, seal
+from features.user_state import UserState
+from service.settings import Settings
+from tests.conftest import fresh_tenant
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture
+def tenant() -> str:
+    return fresh_tenant()
+
+
+@pytest.fixture
+def store(redis_url: str, tenant: str) -> Iterator[RedisFeatureStore]:
+    with closing(RedisFeatureStore(redis_url, tenant, 50, ttl_days=2)) as made:
+        yield made
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with closing(redis.Redis.from_url(redis_url)) as made:
+        yield made
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    made = RedisServer(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "everysec")
+    yield made
+    made.stop()
+
+
+def state_of(key: int, *items: int, offset: int = 0) -> UserState:
+    state = UserState(key, 50)
+    for t, item in enumerate(items):
+        state.append(item, 1, t, offset=offset + t)
+    return state
+
+
+def name(tenant: str, key: int) -> str:
+    return f"repl:{{{tenant}}}:u:{key:016x}"
+
+
+def test_a_state_is_one_round_trip(store: RedisFeatureStore, client: redis.Redis) -> None:
+    store.commit([state_of(5, 1, 2)], [], {"event/0": 2})
+    assert store.get(5) is not None
+
+    def commands() -> int:
+        found: Any = client.info("stats")
+        return int(found["total_commands_processed"])
+
+    before = commands()
+    assert store.get(5) is not None
+    assert store.get(6) is None
+    assert commands() - before == 2 + 1, "a GET each, and our own INFO"
+
+
+def test_a_state_lives_as_long_as_the_setting_says(store: RedisFeatureStore, client: redis.Redis, tenant: str) -> None:
+    store.commit([state_of(5, 1)], [], {"event/0": 1})
+    left: Any = client.ttl(name(tenant, 5))
+    assert 2 * DAY - 60 < left <= 2 * DAY
+    found: Any = list(client.scan_iter(f"repl:{{{tenant}}}:*", count=1_000))
+    assert len(found) == 3, "state, offsets, format"
+
+
+def test_a_large_commit_goes_in_several_and_the_offsets_with_the_last(
+    store: RedisFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = [state_of(key, key) for key in range(1, 2 * AT_ONCE + 2)]
+    transaction, seen = store._place.transaction, []
+
+    def spy(*given: Any) -> Any:
+        seen.append(store.offsets())
+        return transaction(*given)
+
+    monkeypatch.setattr(store._place, "transaction", spy)
+    store.commit(states, [], {"event/0": 7})
+    assert seen == [{}, {}, {}]
+    assert store.offsets() == {"event/0": 7}
+    assert all(store.get(key) is not None for key in (1, AT_ONCE + 1, 2 * AT_ONCE + 1))
+
+
+@pytest.mark.parametrize("poison", [b"", b"short", b"12345678" + b"x" * 40, seal(b"x" * 40)])
+def test_a_damaged_state_is_named(store: RedisFeatureStore, client: redis.Redis, tenant: str, poison: bytes) -> None:
+    client.set(name(tenant, 5), poison)
+    with pytest.raises(StoreError, match="damaged") as told:
+        store.get(5)
+    assert name(tenant, 5) in str(told.value)
+    client.set(name(tenant, 5), seal(state_of(6, 1).encode()))
+    with pytest.raises(StoreError, match="another user's"):
+        store.get(5)
+
+
+def test_another_format_is_refused(store: RedisFeatureStore, client: redis.Redis, tenant: str) -> None:
+    client.set(f"repl:{{{tenant}}}:u-format", "9")
+    with pytest.raises(StoreError, match="format b'9'"):
+        store.get(5)
+    with pytest.raises(StoreError, match="format b'9'"):
+        store.commit([], [], {"event/0": 1})
+
+
+def test_states_and_offsets_agree_after_kill_9(server: RedisServer, tenant: str) -> None:
+    with closing(RedisFeatureStore(server.url, tenant, 50)) as store:
+        for offset in range(1, 300):
+            store.commit([state_of(key, offset, offset=offset - 1) for key in (1, 2)], [], {"event/0": offset})
+        server.kill()
+        with pytest.raises(StoreError, match="is it running"):
+            store.get(1)
+        server.start()
+        at = store.offsets()["event/0"]
+        for key in (1, 2):
+            found = store.get(key)
+            assert found is not None
+            assert found.offset == at
+            assert found.items.tolist() == [at]
+
+
+def test_a_redis_that_forgot_is_said_once(server: RedisServer, tenant: str) -> None:
+    with closing(RedisFeatureStore(server.url, tenant, 50)) as store:
+        store.commit([state_of(1, 5)], [], {"event/0": 10})
+        server.kill()
+        for file in server.directory.rglob("*.aof*"):
+            if file.is_file():
+                file.unlink()
+        server.start()
+        with pytest.raises(WentBack, match="lost user states"):
+            store.commit([state_of(1, 6)], [], {"event/0": 11})
+        assert store.offsets() == {}
+        store.commit([state_of(1, 6)], [], {"event/0": 3})
+        assert store.offsets() == {"event/0": 3}
+
+
+def test_full_is_said_and_over_afterwards(server: RedisServer, tenant: str) -> None:
+    with closing(redis.Redis.from_url(server.url)) as client, closing(RedisFeatureStore(server.url, tenant)) as store:
+        store.commit([state_of(1, 5)], [], {"event/0": 1})
+        client.config_set("maxmemory", 1 << 20)
+        with pytest.raises(StoreError, match="raise its maxmemory"):
+            store.commit([state_of(2, 5)], [], {"event/0": 2})
+        assert store.get(1) is not None
+        assert store.get(2) is None
+        client.config_set("maxmemory", 0)
+        store.commit([state_of(2, 5)], [], {"event/0": 2})
+        assert store.offsets() == {"event/0": 2}
+
+
+def test_offsets_only_grow(store: RedisFeatureStore, redis_url: str, tenant: str) -> None:
+    with closing(RedisFeatureStore(redis_url, tenant, 50)) as other:
+        store.commit([], [], {"event/0": 9})
+        other.commit([], [], {"event/0": 4, "event/1": 1})
+        assert store.offsets() == {"event/0": 9, "event/1": 1}
+        store.commit([], [], {"event/0": 10})
+
+
+def test_the_settings_choose(tmp_path: Path, redis_url: str, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(open_feature_store(Settings(data_dir=tmp_path))) as made:
+        assert isinstance(made, EmbeddedFeatureStore)
+    given = Settings.model_validate({"data_dir": tmp_path, "user_states_url": redis_url, "tenant": tenant})
+    with closing(open_feature_store(given)) as made:
+        assert isinstance(made, RedisFeatureStore)
+        assert made.get(1) is None
+    monkeypatch.setattr("features.redis_extra.find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match=r"repl-ranker\[redis\]"):
+        open_feature_store(given)
