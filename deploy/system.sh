@@ -1,17 +1,25 @@
 #!/usr/bin/env bash
-# The system packages that tests need: Chromium, for the page. Installed with apt when root; else named in one line.
-# Without it the browser tests skip and say why; with CI=true they fail.
+# The system packages that tests need: Chromium for the page; a Redis, a Java 17 and Maven for the real servers
+# (deploy/local/servers.py). Installed with apt when root; else named in one line.
+# Without them the tests that need them skip and say why; with CI=true they fail.
 set -euo pipefail
 
-if command -v chromium >/dev/null 2>&1 || [ -n "${CHROMIUM:-}" ]; then exit 0; fi
+missing=()
+command -v chromium >/dev/null 2>&1 || [ -n "${CHROMIUM:-}" ] || missing+=(chromium fonts-dejavu-core)
+command -v redis-server >/dev/null 2>&1 || [ -n "${REPL_TEST_REDIS:-}" ] || missing+=(redis-server)
+if [ -z "${REPL_TEST_KAFKA:-}" ]; then
+    command -v java >/dev/null 2>&1 || missing+=(default-jre-headless)
+    command -v mvn >/dev/null 2>&1 || missing+=(maven)
+fi
+[ ${#missing[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    echo "[system] installing chromium for the browser tests"
+    echo "[system] installing ${missing[*]} for the tests"
     export DEBIAN_FRONTEND=noninteractive
     for attempt in 1 2 3; do
-        if apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; then exit 0; fi
+        if apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null; then exit 0; fi
         echo "[system] apt-get failed (attempt $attempt of 3)" >&2
         sleep 5
     done
     if [ "${CI:-}" = true ]; then exit 1; fi
 fi
-echo "[system] chromium is missing, the browser tests will be skipped. On Debian: sudo apt-get install -y chromium" >&2
+echo "[system] missing, and the tests that need them will be skipped: ${missing[*]}. On Debian: sudo apt-get install -y ${missing[*]}" >&2
