@@ -26,6 +26,7 @@ from typing import Self
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build"
+FORGETFUL = ("--save", "", "--appendonly", "no")
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 FETCH_SECONDS = 600.0
@@ -86,7 +87,9 @@ class Server:
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
                 self.kill()
-                why = f"ended with status {self._process.returncode}" if ended else f"did not answer in {START_SECONDS:g} s"
+                why = f"did not answer in {START_SECONDS:g} s"
+                if ended:
+                    why = f"ended with status {self._process.returncode}"
                 raise ServerError(f"{self.name} {why}; the end of {self.output}:\n{self._tail()}")
             time.sleep(0.05)
         return self
@@ -133,7 +136,7 @@ class Redis(Server):
 
     name = "redis-server"
 
-    def __init__(self, home: Path, port: int = 0, options: Sequence[str] = ("--save", "", "--appendonly", "no")) -> None:
+    def __init__(self, home: Path, port: int = 0, options: Sequence[str] = FORGETFUL) -> None:
         super().__init__(home)
         self.port = port or free_ports(1)[0]
         self.url = f"redis://127.0.0.1:{self.port}"
@@ -231,9 +234,12 @@ def jars() -> Path:
 @contextlib.contextmanager
 def both() -> Iterator[tuple[Kafka, Redis]]:
     """Kafka and Redis in a temporary directory that goes when they end. Raises ServerError."""
-    with tempfile.TemporaryDirectory(prefix="servers-", ignore_cleanup_errors=True) as home:
-        with Redis(Path(home, "redis")) as redis, Kafka(Path(home, "kafka")) as kafka:
-            yield kafka, redis
+    with (
+        tempfile.TemporaryDirectory(prefix="servers-", ignore_cleanup_errors=True) as home,
+        Redis(Path(home, "redis")) as redis,
+        Kafka(Path(home, "kafka")) as kafka,
+    ):
+        yield kafka, redis
 
 
 def main() -> None:
