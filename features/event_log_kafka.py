@@ -137,7 +137,7 @@ class KafkaEventLog:
 
     def _drop_producer(self, producer: Any) -> None:
         """After a batch was given up the client's sequence of batches has a gap, which it may never get over (seen with
-        3.0.12): the next append starts with a new one. What other threads wait for in the old one fails, unacknowledged.
+        3.0.12): the next append starts with a new one. What others wait for in the old one fails, unacknowledged.
         """
         with self._lock:
             ours = self._producer is producer

@@ -53,6 +53,11 @@ def test_torch_is_imported_where_training_is_and_nowhere_else(root: Path) -> Non
     assert wrong == []
 
 
+def test_a_networked_client_is_imported_by_its_twin_only(root: Path) -> None:
+    found = {str(path.relative_to(root)) for path in modules(root) if "kafka" in imported(path)}
+    assert found == {"features/event_log_kafka.py"}
+
+
 @pytest.mark.parametrize("room", ["features", "service", "trainer"])
 def test_every_init_is_a_docstring(root: Path, room: str) -> None:
     for path in (root / room).rglob("__init__.py"):
