@@ -195,7 +195,9 @@ class Kafka(Server):
         )
 
     def _format(self, java: Sequence[str], properties: Path) -> None:
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = "-"
+        while cluster.startswith("-"):  # StorageTool would take it for an option
+            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
         for name, password in self._users.items():
             for kind in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
