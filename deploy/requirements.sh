@@ -9,9 +9,9 @@ uv=.venv/bin/uv
 compile() {
     "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header "$@"
 }
-compile pyproject.toml --extra train --extra redis --extra dev -o requirements/dev.txt
-compile pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
-compile pyproject.toml -c requirements/dev.txt -o requirements/serve.txt
-compile pyproject.toml --extra redis -c requirements/dev.txt -o requirements/redis.txt
+# The clients of networked logs and stores are small, and so a part of every level here; of the wheel they are extras.
+compile pyproject.toml --extra kafka --extra redis --extra train --extra dev -o requirements/dev.txt
+compile pyproject.toml --extra kafka --extra redis --extra train -c requirements/dev.txt -o requirements/train.txt
+compile pyproject.toml --extra kafka --extra redis -c requirements/dev.txt -o requirements/serve.txt
 compile requirements/tools.in -o requirements/tools.txt
 compile requirements/build.in -o requirements/build.txt

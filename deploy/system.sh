@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# The system packages that tests need: Chromium, for the page, and redis-server. Installed with apt when root; else named
-# in one line. Without them their tests skip and say why; with CI=true they fail. No service is left running: tests start
-# Redis themselves, on free ports.
+# The system packages that tests need: Chromium for the page; a Redis, a Java 17 and Maven for the real servers
+# (deploy/local/servers.py). Installed with apt when root; else named in one line.
+# Without them the tests that need them skip and say why; with CI=true they fail.
 set -euo pipefail
 
 missing=()
 command -v chromium >/dev/null 2>&1 || [ -n "${CHROMIUM:-}" ] || missing+=(chromium fonts-dejavu-core)
-command -v redis-server >/dev/null 2>&1 || [ -n "${REDIS_SERVER:-}" ] || missing+=(redis-server)
+command -v redis-server >/dev/null 2>&1 || [ -n "${REPL_TEST_REDIS:-}" ] || missing+=(redis-server)
+if [ -z "${REPL_TEST_KAFKA:-}" ]; then
+    command -v java >/dev/null 2>&1 || missing+=(default-jre-headless)
+    command -v mvn >/dev/null 2>&1 || missing+=(maven)
+fi
 if [ ${#missing[@]} = 0 ]; then exit 0; fi
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -25,4 +29,4 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     done
     if [ "${CI:-}" = true ]; then exit 1; fi
 fi
-echo "[system] missing: ${missing[*]}; their tests will be skipped. On Debian: sudo apt-get install -y ${missing[*]}" >&2
+echo "[system] missing, and the tests that need them will be skipped: ${missing[*]}. On Debian: sudo apt-get install -y ${missing[*]}" >&2

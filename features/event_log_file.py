@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import LogError, OffsetLost
-from features.event_log import Clock, system_clock
+from features.event_log import EVERY_PROMISE, Clock, Promise, system_clock
 from features.event_log_retention import blank_user, retain
 from features.event_log_sqlite import LogLimits, StreamFile, distinct, table
 from features.records import NewRecord, Offsets, Record, Stream
@@ -36,6 +36,8 @@ _VACUUM_PAGES = 4_096
 
 class EmbeddedEventLog:
     """`EventLog` on two SQLite files of `data_dir`, one partition each stream. See the module's docstring."""
+
+    promises: frozenset[Promise] = EVERY_PROMISE
 
     def __init__(self, data_dir: Path, limits: LogLimits | None = None, clock: Clock = system_clock) -> None:
         """Open or make the files. Raises LogError."""

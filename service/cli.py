@@ -1,4 +1,4 @@
-"""The commands that the service needs alone: serve, config, versions. `trainer/cli.py` adds the rest and
+"""The commands that the service needs alone: serve, config, topics, versions. `trainer/cli.py` adds the rest and
 has main().
 
 Nothing heavy is imported here: every command imports what it runs, so that `--help` answers at once and
@@ -67,6 +67,27 @@ def show_config(data_dir: DataDir = None, config: Config = None, json: Json = Fa
         style = None if row["source"] == "default" else "bold"
         table.add_row(name, str(row["value"]), row["source"], f"REPL_{name.upper()}", style=style)
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+@app.command()
+def topics(
+    partitions: Annotated[int, typer.Option("--partitions", min=1, help="Of events and served records.")] = 6,
+    replication: Annotated[int, typer.Option("--replication", min=1, help="Copies of each topic.")] = 1,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Make the topics of log_url that are missing, and say how those that are there differ from the settings."""
+    from features.errors import SettingsError
+    from features.event_log import kafka_address, make_kafka_topics
+    from service.settings import load_settings
+
+    settings, _ = load_settings(config, data_dir=data_dir)
+    if not settings.log_url:
+        raise SettingsError("log_url is not set", field="log_url", hint="for example kafka://host:9092/shop")
+    lines = make_kafka_topics(settings, partitions, replication)
+    answer = {"log": kafka_address(settings).shown, "topics": lines}
+    report(answer, json, lambda: iter(lines or ["all topics are there, as planned"]))
 
 
 def host_to_call(host: str) -> str:

@@ -81,6 +81,11 @@ class Settings(BaseModel):
     objective: str = Field("click", description="objective of a request that names none")
 
     # the log
+    log_url: str | None = Field(
+        None, description="the event log; unset: embedded in data_dir; kafka://host:port/prefix (docs/kafka.md)"
+    )
+    log_user: str | None = Field(None, description="user of log_url (sasl=)")
+    log_password: SecretStr | None = Field(None, description="password of log_user")
     durable: Literal["process", "fsync"] = Field("process", description="what an accepted event survives")
     event_retention_days: float = Field(90, gt=0, description="how long events are kept (imports: for ever)")
     served_retention_hours: float = Field(48, gt=0, description="how long served records are kept")

@@ -15,16 +15,21 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy is imported anywhere: results repeat to the bit
 
 import pytest  # noqa: E402
 
+from deploy.local.servers import Kafka, Redis, ServerError  # noqa: E402
 from features.kernel_cache import forget_stale_kernels  # noqa: E402
 
 forget_stale_kernels()
+
+RUNNING = {name: os.environ.get(name, "") for name in ("REPL_TEST_KAFKA", "REPL_TEST_REDIS")}
+"""Servers that run already: host:port of a broker, a redis:// URL. Read now, because tests see no REPL_ variable."""
+KAFKA_USERS = {"anna": "annaspassword"}
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +37,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def in_ci() -> bool:
     """True where a missing system package must fail a test instead of skipping it."""
     return os.environ.get("CI") == "true"
+
+
+def unavailable(reason: str) -> NoReturn:
+    """What a test needs is not there: a failure in CI, else a skip that says why."""
+    if in_ci():
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +61,6 @@ def data_dir(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of one real Redis of this session; a test takes a tenant of its own (`fresh_tenant`)."""
-    from tests.redis_server import RedisServer
-
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--appendonly", "no")
-    yield server.url
-    server.stop()
-
-
 def fresh_tenant() -> str:
     """A tenant that no other test uses."""
     return f"t{secrets.token_hex(6)}"
@@ -68,6 +70,41 @@ def fresh_tenant() -> str:
 def root() -> Path:
     """The root of the source tree."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A real broker of this session, with KAFKA_USERS; not to be killed, others use it too."""
+    server = Kafka(tmp_path_factory.mktemp("kafka"), users=KAFKA_USERS)
+    try:
+        server.start()
+    except ServerError as error:
+        unavailable(str(error))
+    yield server
+    server.kill()  # its data go anyway
+
+
+@pytest.fixture(scope="session")
+def kafka_url(request: pytest.FixtureRequest) -> str:
+    """kafka://host:port of a real broker, without a prefix: of REPL_TEST_KAFKA (host:port), else started here."""
+    address = RUNNING["REPL_TEST_KAFKA"] or request.getfixturevalue("kafka").address
+    return f"kafka://{address.removeprefix('kafka://')}"
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """redis://host:port of a real Redis: of REPL_TEST_REDIS, else started here. A test takes a tenant of its
+    own (`fresh_tenant`)."""
+    if RUNNING["REPL_TEST_REDIS"]:
+        yield RUNNING["REPL_TEST_REDIS"]
+        return
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    try:
+        server.start()
+    except ServerError as error:
+        unavailable(str(error))
+    yield server.url
+    server.kill()
 
 
 def free_port() -> int:

@@ -1,19 +1,34 @@
-"""One contract for every EventLog: a networked twin adds a factory to LOGS."""
+"""One contract for every EventLog: embedded and Kafka differ by a fixture. What a log does not promise is declared in
+PROMISES, and for each promise there are tests of both kinds: who keeps it, and what the others do.
+"""
 
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
-from features.errors import OffsetLost
-from features.event_log import EventLog, dead_letter, open_log
+from features.errors import LogError, OffsetLost
+from features.event_log import EVERY_PROMISE, EventLog, Promise, dead_letter, open_log
 from features.event_log_file import EmbeddedEventLog, LogLimits
-from features.events import IdentifyEvent, InteractionEvent, RankingEvent, ShownItem, UserEvent
+from features.event_log_kafka import KafkaEventLog, make_topics
+from features.event_log_kafka_topics import TopicPlan
+from features.event_log_kafka_url import parse_address
+from features.events import (
+    IdentifyEvent,
+    InteractionEvent,
+    RankingEvent,
+    ShownItem,
+    UserEvent,
+    event_hash,
+    from_bytes,
+)
 from features.records import STREAMS, NewRecord, Record, ServedRecord, Stream, event_record
 from service.settings import Settings
 
@@ -29,9 +44,28 @@ class Clock:
         return self.now
 
 
-LOGS: dict[str, Callable[[Path, Clock], EventLog]] = {
-    "embedded": lambda path, clock: EmbeddedEventLog(path, LIMITS, clock)
-}
+PROMISES: dict[str, frozenset[Promise]] = {"embedded": EVERY_PROMISE, "kafka": frozenset()}
+SHOWN: set[tuple[Promise, bool]] = set()
+"""(promise, kept) that some test shows."""
+
+
+def keeping(promise: Promise) -> pytest.MarkDecorator:
+    """On the logs that promise it."""
+    SHOWN.add((promise, True))
+    return _on([name for name, kept in PROMISES.items() if promise in kept])
+
+
+def without(promise: Promise) -> pytest.MarkDecorator:
+    """On the logs that do not: what they do instead."""
+    SHOWN.add((promise, False))
+    return _on([name for name, kept in PROMISES.items() if promise not in kept])
+
+
+def _on(names: list[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("opening", names, indirect=True)
+
+
+Opening = Callable[[], EventLog]
 
 
 @pytest.fixture
@@ -39,9 +73,19 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=LOGS)
-def log(request: pytest.FixtureRequest, data_dir: Path, clock: Clock) -> Iterator[EventLog]:
-    found = LOGS[request.param](data_dir, clock)
+@pytest.fixture(params=PROMISES)
+def opening(request: pytest.FixtureRequest, data_dir: Path, clock: Clock) -> Opening:
+    """Opens the log of this test, again and again the same."""
+    if request.param == "embedded":
+        return lambda: EmbeddedEventLog(data_dir, LIMITS, clock)
+    address = parse_address(f"{request.getfixturevalue('kafka_url')}/{uuid.uuid4().hex}?timeout_ms=8000")
+    make_topics(address, dict.fromkeys(STREAMS, TopicPlan()))  # the clock stands in 1972: nothing may expire
+    return lambda: KafkaEventLog(address, clock)
+
+
+@pytest.fixture
+def log(opening: Opening) -> Iterator[EventLog]:
+    found = opening()
     yield found
     found.close()
 
@@ -95,15 +139,74 @@ def test_effective_time() -> None:
     assert late._replace(imported=True).effective_time == 500
 
 
-def test_what_was_accepted_is_there_after_reopening(log: EventLog, data_dir: Path, clock: Clock) -> None:
+@pytest.mark.parametrize("opening", PROMISES, indirect=True)
+def test_every_log_promises_what_is_declared_here(log: EventLog, request: pytest.FixtureRequest) -> None:
+    name = next(name for name in PROMISES if f"[{name}]" in request.node.name)
+    assert log.promises == PROMISES[name]
+
+
+def test_every_promise_is_shown_kept_and_not_kept() -> None:
+    assert frozenset(get_args(Promise)) == EVERY_PROMISE
+    assert {(promise, kept) for promise in EVERY_PROMISE for kept in (True, False)} == SHOWN
+
+
+def test_what_was_accepted_is_there_after_reopening(log: EventLog, opening: Opening) -> None:
     log.append("event", [record(1), record(2)])
     log.close()
-    again = open_log(data_dir, clock)
+    again = opening()
     assert [r.body for r in again.read("event", 0)] == [b'{"n":1}', b'{"n":2}']
     assert again.append("event", [record(3)]) == [2]
     again.close()
 
 
+TOO_LATE = 1 << 70  # no log can hold this time
+
+
+@keeping("one-transaction")
+def test_an_append_is_all_or_nothing(log: EventLog) -> None:
+    with pytest.raises(LogError, match="cannot be stored"):
+        log.append("event", [*(record(n, body=bytes(10_000)) for n in range(600)), record(TOO_LATE)])
+    assert log.end_offsets()["event/0"] == 0
+
+
+@without("one-transaction")
+def test_after_an_error_some_records_may_be_on_the_log(log: EventLog) -> None:
+    with pytest.raises(LogError, match="cannot be stored"):
+        log.append("event", [*(record(n, body=bytes(10_000)) for n in range(600)), record(TOO_LATE)])
+    there = log.end_offsets()["event/0"]
+    assert 0 < there < 600
+    assert [r.timestamp for r in log.read("event", 0)] == list(range(there))  # the first ones, in order
+
+
+@without("ids-once")
+def test_an_id_that_is_sent_twice_is_on_the_log_twice_and_can_be_told(log: EventLog) -> None:
+    event = InteractionEvent(id="7", timestamp=1, type="click", item="i", user="anna")
+    assert log.append("event", [event_record(event)]) == [0]
+    assert log.append("event", [event_record(event)]) == [1]
+    hashes = {event_hash(from_bytes(r.body)) for r in log.read("event", 0)}
+    assert hashes == {event_record(event).id_hash}  # what the trainer's window of ids goes by
+
+
+@without("blanks-users")
+def test_her_content_stays_with_her_deletion_behind_it(log: EventLog) -> None:
+    events = [
+        InteractionEvent(id="1", timestamp=1, type="click", item="i", user="anna"),
+        UserEvent(id="8", timestamp=8, user="anna", op="delete"),
+    ]
+    log.append("event", [event_record(event) for event in events])
+    assert log.blank_user("default", "anna", before=1) == 0
+    assert [r.kind for r in log.read("event", 0)] == ["interaction", "user"]
+
+
+@without("retains")
+def test_nothing_is_removed_by_hand(log: EventLog, clock: Clock) -> None:
+    log.append("event", [record(0), record(1)])
+    clock.now += 91 * DAY
+    assert log.retain(clock.now, log.end_offsets()) == {}
+    assert offsets(log.read("event", 0)) == [0, 1]
+
+
+@keeping("ids-once")
 def test_an_id_counts_once_within_its_time_in_events_only(log: EventLog, clock: Clock) -> None:
     assert log.append("event", [record(1, id_hash=7), record(2, id_hash=8), record(3, id_hash=7)]) == [
         0,
@@ -119,6 +222,7 @@ def test_an_id_counts_once_within_its_time_in_events_only(log: EventLog, clock: 
     assert log.append("served", [record(1, id_hash=7), record(2, id_hash=7)]) == [0, 1]
 
 
+@keeping("ids-once")
 def test_ids_are_forgotten_beyond_their_number(log: EventLog, clock: Clock) -> None:
     for n in range(1, 201):
         clock.now += 1
@@ -155,6 +259,7 @@ def test_the_same_id_of_another_kind_or_tenant_is_another() -> None:
     assert all(0 < event_record(event).id_hash < 1 << 63 for event in (click, other, user))
 
 
+@keeping("retains")
 def test_retention_by_age_keeps_imports_and_what_is_needed(log: EventLog, clock: Clock) -> None:
     log.append("event", [record(0), record(1, imported=True), record(2), record(3)])
     log.append("served", [record(n) for n in range(4)])
@@ -177,6 +282,7 @@ def test_retention_by_age_keeps_imports_and_what_is_needed(log: EventLog, clock:
     assert log.append("served", [record(9)]) == [4]
 
 
+@keeping("retains")
 def test_lost_offsets_are_told_holes_are_passed_over(log: EventLog, clock: Clock) -> None:
     log.append("event", [record(0), record(1), record(2, imported=True), record(3), record(4, imported=True)])
     clock.now += 91 * DAY
@@ -189,6 +295,7 @@ def test_lost_offsets_are_told_holes_are_passed_over(log: EventLog, clock: Clock
     assert log.read("event", 5) == []
 
 
+@keeping("retains")
 def test_nothing_left_still_says_what_is_lost(log: EventLog, clock: Clock) -> None:
     log.append("event", [record(0), record(1)])
     clock.now += 91 * DAY
@@ -199,6 +306,7 @@ def test_nothing_left_still_says_what_is_lost(log: EventLog, clock: Clock) -> No
         log.read("event", 0)
 
 
+@keeping("retains")
 def test_a_full_log_thins_served_records_by_request(log: EventLog, clock: Clock) -> None:
     log.append("event", [record(n) for n in range(100)])
     records = [record(n, body=bytes(8_000), id_hash=n) for n in range(1, 1_001)]
@@ -222,6 +330,7 @@ def served(**who: str) -> NewRecord:
     return NewRecord("served", "default", 1, next(iter(who.values())), body)
 
 
+@keeping("blanks-users")
 def test_a_deleted_user_is_blanked_and_nobody_else(log: EventLog, clock: Clock) -> None:
     events = [
         InteractionEvent(id="1", timestamp=1, type="click", item="i", user="anna", fields={"note": "secret"}),

@@ -132,7 +132,7 @@ def test_a_redis_that_forgot_is_said_once(server: RedisServer, tenant: str) -> N
     with closing(RedisFeatureStore(server.url, tenant, 50)) as store:
         store.commit([state_of(1, 5)], [], {"event/0": 10})
         server.kill()
-        for file in server.directory.rglob("*.aof*"):
+        for file in server.home.rglob("*.aof*"):
             if file.is_file():
                 file.unlink()
         server.start()

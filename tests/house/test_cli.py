@@ -29,7 +29,7 @@ def every_command() -> list[tuple[str, ...]]:
 
 
 COMMANDS = every_command()
-REPORTS = ["config", "train", "validate", "warm", "backtest", "import", "bench", "versions"]
+REPORTS = ["config", "topics", "train", "validate", "warm", "backtest", "import", "bench", "versions"]
 
 
 def repl(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -107,6 +107,10 @@ def test_config_tells_value_source_and_masks_secrets(data_dir: Path, root: Path)
         (("import", "events", "no-such-file"), {}, 2, "no-such-file"),
         (("import", "online-retail", "no-such-file"), {}, 2, "no-such-file"),
         (("versions", "list"), {}, 1, "no weights"),
+        (("topics", "--json"), {}, 2, "log_url is not set"),
+        (("topics", "--json"), {"REPL_LOG_URL": "redis://h:1/x"}, 2, "not a kafka:// URL"),
+        (("topics", "--json"), {"REPL_LOG_URL": "kafka://127.0.0.1:1/x?timeout_ms=1000"}, 1, "nobody listens"),
+        (("versions", "list"), {"REPL_LOG_URL": "kafka://127.0.0.1:1/x"}, 2, "do not read from Kafka yet"),
         (("versions", "show"), {}, 2, "Missing argument"),
         (("no-such-command",), {}, 2, "No such command"),
     ],

@@ -53,10 +53,14 @@ def test_torch_is_imported_where_training_is_and_nowhere_else(root: Path) -> Non
     assert wrong == []
 
 
-def test_one_module_imports_the_redis_client_and_nothing_loads_it_unasked(root: Path) -> None:
-    found = [str(path.relative_to(root)) for path in modules(root) if "redis" in imported(path)]
-    assert found == ["features/redis_client.py"]
-    assert "redis" not in loaded_after("import service.app, service.engine, trainer.online, trainer.verify", root)
+@pytest.mark.parametrize(
+    ("client", "module"), [("redis", "features/redis_client.py"), ("kafka", "features/event_log_kafka.py")]
+)
+def test_one_module_imports_a_networked_client_and_nothing_loads_it_unasked(
+    root: Path, client: str, module: str
+) -> None:
+    assert [str(path.relative_to(root)) for path in modules(root) if client in imported(path)] == [module]
+    assert client not in loaded_after("import service.app, service.engine, trainer.online, trainer.verify", root)
 
 
 @pytest.mark.parametrize("room", ["features", "service", "trainer"])

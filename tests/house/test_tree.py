@@ -83,7 +83,7 @@ def test_tracked_files_are_small_and_made_by_hand_or_named(tracked: list[Path], 
     assert sum(path.stat().st_size for path in tracked) < 20 << 20
 
 
-@pytest.mark.parametrize("name", ["serve", "redis", "train", "dev", "tools", "build"])
+@pytest.mark.parametrize("name", ["serve", "train", "dev", "tools", "build"])
 def test_every_requirement_is_pinned_and_hashed(root: Path, name: str) -> None:
     text = (root / "requirements" / f"{name}.txt").read_text()
     entries = re.split(r"\n(?=\S)", text.strip())
@@ -102,7 +102,7 @@ def pins(root: Path, name: str) -> set[str]:
 
 def test_one_version_of_a_package_stands_in_all_levels(root: Path) -> None:
     assert pins(root, "serve") <= pins(root, "train") <= pins(root, "dev")
-    assert pins(root, "serve") <= pins(root, "redis") <= pins(root, "dev")
+    assert pins(root, "serve") <= pins(root, "dev")
     assert not any(pin.startswith("torch==") for pin in pins(root, "serve"))
 
 
