@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compile requirements/*.txt anew from pyproject.toml: every package pinned, with hashes, for every platform; no file names
-# a registry's host. dev is solved first; train, serve and redis are cuts of it, so that one version stands in all of them.
+# a registry's host. dev is solved first; train and serve are cuts of it, so that one version stands in all three.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

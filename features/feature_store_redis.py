@@ -12,27 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import xxhash
-
 from features.errors import StoreError, WentBack
 from features.redis_client import Pipeline, RedisPlace
+from features.redis_extra import seal_state, unseal_state
 from features.user_state import HISTORY, UserState
 
 _FORMAT = 1
-_CHECK = 8
 DAY = 86_400
 AT_ONCE = 1_000
 
 
-def seal(body: bytes) -> bytes:
-    """The body behind its xxh3-64."""
-    return xxhash.xxh3_64_digest(body) + body
-
-
-def unseal(key: str, data: bytes) -> bytes:
-    """The inverse of `seal`. Raises StoreError naming the key where the bytes are not those that were written."""
-    body = data[_CHECK:]
-    if xxhash.xxh3_64_digest(body) != data[:_CHECK]:
+def _unseal(key: str, data: bytes) -> bytes:
+    """The state behind its checksum. Raises StoreError naming the key where the bytes are not those written."""
+    body = unseal_state(data)
+    if body is None:
         raise StoreError(
             f"the Redis key {key} is damaged: its checksum does not fit",
             value=key,
@@ -84,7 +77,7 @@ class RedisFeatureStore:
         if data is None:
             return None
         try:
-            state = UserState.decode(unseal(name, bytes(data)), self._history)
+            state = UserState.decode(_unseal(name, bytes(data)), self._history)
         except ValueError as error:
             raise StoreError(f"the Redis key {name} is damaged: {error}", value=name, hint="delete the key") from error
         if state.key != key:
@@ -95,7 +88,7 @@ class RedisFeatureStore:
         """See FeatureStore.commit. Raises StoreError (nothing has changed then, unless the answer was lost: writing
         the same again does no harm), and WentBack where Redis holds smaller offsets than this process wrote.
         """
-        rows = [(f"{self._states}{state.key:016x}", seal(state.encode())) for state in states]
+        rows = [(f"{self._states}{state.key:016x}", seal_state(state.encode())) for state in states]
         gone = [f"{self._states}{key:016x}" for key in deleted]
         if not self._known:
             self._check_format()

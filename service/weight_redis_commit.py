@@ -15,6 +15,7 @@ import msgspec
 
 from features.errors import StoreError, WentBack
 from features.redis_client import Pipeline, RedisPlace
+from features.redis_extra import seal_state
 from service.weight_redis_keys import (
     PART_SECONDS,
     PIECE_BYTES,
@@ -22,7 +23,6 @@ from service.weight_redis_keys import (
     Keys,
     pieces,
     seal,
-    seal_state,
     seal_version,
 )
 from service.weight_redis_writer import Writer

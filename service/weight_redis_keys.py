@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
-import xxhash
 from safetensors import SafetensorError
 
+from features import redis_extra
 from features.errors import StoreError
 from service.weight_version import HEADS, Version, chunk_sha
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 PIECE_BYTES = 256 << 10  # also how large chunks are stored: part of format 1
 PIECE_KEYS = 200
 PART_SECONDS = 3_600
-_SHA, _XXH = 32, 8
+_SHA = 32
 
 
 class Keys:
@@ -96,15 +96,10 @@ def unseal(key: str, data: bytes) -> bytes:
     return body
 
 
-def seal_state(body: bytes) -> bytes:
-    """A user state behind its xxh3-64."""
-    return xxhash.xxh3_64_digest(body) + body
-
-
 def unseal_state(key: str, data: bytes) -> bytes:
-    """The inverse of `seal_state`. Raises StoreError."""
-    body = data[_XXH:]
-    if xxhash.xxh3_64_digest(body) != data[:_XXH]:
+    """The user state behind its checksum. Raises StoreError."""
+    body = redis_extra.unseal_state(data)
+    if body is None:
         raise damaged(key, "the checksum of a user state does not fit")
     return body
 

@@ -4,10 +4,10 @@ own.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +22,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
 
 import pytest  # noqa: E402
 
-from deploy.local.servers import Kafka, Redis, ServerError  # noqa: E402
+from deploy.local.servers import Kafka, Redis, ServerError, free_ports  # noqa: E402
 from features.kernel_cache import forget_stale_kernels  # noqa: E402
 
 forget_stale_kernels()
@@ -109,10 +109,20 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def free_port() -> int:
     """A port of the loopback address that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def http_call(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """Status and JSON answer of a request on a connection of its own; (0, None) where nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    except ConnectionError:
+        return 0, None
+    finally:
+        connection.close()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +14,7 @@ import pytest
 
 import service.testkit
 from features.event_log import open_log
+from tests.conftest import free_port, http_call
 
 BASE = Path(service.testkit.__file__).parent / "testkit_base"
 
@@ -45,15 +44,7 @@ class Ranker:
             time.sleep(0.02)
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body))
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        except ConnectionError:
-            return 0, None
-        finally:
-            connection.close()
+        return http_call(self.port, method, path, body)
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
@@ -79,7 +70,6 @@ def events(start: int, count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(180)
 def test_accepted_events_survive_kill_9_and_count_once(data_dir: Path) -> None:
-    from tests.conftest import free_port
 
     port = free_port()
     accepted = 0
@@ -111,7 +101,6 @@ def test_accepted_events_survive_kill_9_and_count_once(data_dir: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_it_ends_well_and_says_when_the_port_is_taken(data_dir: Path, tmp_path: Path) -> None:
-    from tests.conftest import free_port
 
     port = free_port()
     ranker = Ranker(data_dir, port)

@@ -7,8 +7,6 @@ measures the half second that is promised.
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +19,7 @@ from typing import Any
 import pytest
 
 import service.testkit
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, free_port, http_call
 
 HOLD_MS = 500
 PATIENCE = HOLD_MS / 1_000 + 3.0
@@ -48,15 +46,7 @@ class Shop:
             return subprocess.Popen(words, cwd=ROOT, env=known | settings | self._settings, stdout=file, stderr=file)
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body))
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        except ConnectionError:
-            return 0, None
-        finally:
-            connection.close()
+        return http_call(self.port, method, path, body)
 
     def send(self, *events: dict[str, Any]) -> str:
         now = int(time.time() * 1_000)

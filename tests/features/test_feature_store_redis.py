@@ -12,7 +12,8 @@ import redis
 
 from features.errors import SettingsError, StoreError, WentBack
 from features.feature_store import EmbeddedFeatureStore, open_feature_store
-from features.feature_store_redis import AT_ONCE, DAY, RedisFeatureStore, seal
+from features.feature_store_redis import AT_ONCE, DAY, RedisFeatureStore
+from features.redis_extra import seal_state
 from features.user_state import UserState
 from service.settings import Settings
 from tests.conftest import fresh_tenant
@@ -93,13 +94,13 @@ def test_a_large_commit_goes_in_several_and_the_offsets_with_the_last(
     assert all(store.get(key) is not None for key in (1, AT_ONCE + 1, 2 * AT_ONCE + 1))
 
 
-@pytest.mark.parametrize("poison", [b"", b"short", b"12345678" + b"x" * 40, seal(b"x" * 40)])
+@pytest.mark.parametrize("poison", [b"", b"short", b"12345678" + b"x" * 40, seal_state(b"x" * 40)])
 def test_a_damaged_state_is_named(store: RedisFeatureStore, client: redis.Redis, tenant: str, poison: bytes) -> None:
     client.set(name(tenant, 5), poison)
     with pytest.raises(StoreError, match="damaged") as told:
         store.get(5)
     assert name(tenant, 5) in str(told.value)
-    client.set(name(tenant, 5), seal(state_of(6, 1).encode()))
+    client.set(name(tenant, 5), seal_state(state_of(6, 1).encode()))
     with pytest.raises(StoreError, match="another user's"):
         store.get(5)
 
