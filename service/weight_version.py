@@ -18,7 +18,7 @@ from features.errors import InvalidRequest
 
 HEADS = ("click", "purchase")
 FORMAT = 1
-Kind = Literal["push", "rollback", "base", "start"]
+Kind = Literal["push", "rollback", "base", "start", "resume"]
 
 
 class Version(msgspec.Struct, frozen=True):

@@ -74,6 +74,12 @@ def learn(
     standby: Annotated[
         bool, typer.Option("--standby", help="Wait while another trainer is at work; take over when it ends.")
     ] = False,
+    resume_at: Annotated[
+        str | None,
+        typer.Option(
+            "--resume-at", help="Go on with another log, or past what is gone: earliest, latest or a time (ISO)."
+        ),
+    ] = None,
 ) -> None:
     """Learn online: follow the log, update counters and weights, publish versions. Runs until stopped."""
     settings = settings_of(data_dir, config)
@@ -87,7 +93,7 @@ def learn(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    run_online(settings, stop, standby=standby)
+    run_online(settings, stop, standby=standby, resume_at=resume_at)
 
 
 @app.command()
