@@ -14,8 +14,10 @@ from collections.abc import Callable
 from features.errors import LogError, NotReady, ReplError
 from features.event_log import EventLog, open_log
 from features.realtime import RealtimeConfig
+from service.arm_weights import ArmWeights
 from service.auth import Auth, load_key
 from service.engine import Engine, close_engine, has_base, load_engine
+from service.experiments import Experiments
 from service.impressions import Impressions
 from service.intake import Intake
 from service.item_encoder import ItemEncoder
@@ -64,6 +66,8 @@ class Running:
             metrics,
             clock,
         )
+        experiments = Experiments(settings.experiments)
+        self.arms = ArmWeights(experiments.versions, clock)
         self.replica = Replica(
             service.store,
             engine.artifact.sha256,
@@ -73,6 +77,7 @@ class Running:
             metrics,
             clock,
             engine.use_realtime,
+            self.arms,
         )
         self.impressions = Impressions(service.log, settings.served_queue, metrics)
         self.janitor = Janitor(
@@ -93,7 +98,9 @@ class Running:
             metrics,
             log_items=settings.log_items,
             tenant=settings.tenant,
+            experiments=experiments,
         )
+        self.experiments = experiments
         self.titles = TitleIndexer(engine.catalogue, engine.lock)
         self.retriever = Retriever(engine, self.ranker, self.titles)
 

@@ -20,12 +20,14 @@ from features.user_state import UserState
 from service import filters
 from service.candidates import Candidates
 from service.engine import Engine
+from service.experiments import LIVE, PASSTHROUGH, Experiments, Play, shuffled, unit_key
 from service.explain import explain_all
 from service.impressions import Answered, Impressions, fitting
 from service.item_vectors_kernels import gather, write_columns
 from service.last_layer import logits, sigmoid
 from service.metrics import Metrics
 from service.objectives import order, scores
+from service.overlap import EVERY, overlaps
 from service.ranked import Question, Ranked
 from service.replica import Replica, Snapshot
 from service.scorer import SideVector
@@ -68,10 +70,13 @@ class Ranker:
         *,
         log_items: int,
         tenant: str,
+        experiments: Experiments | None = None,
     ) -> None:
         self._engine, self._replica, self._freshness = engine, replica, freshness
         self._impressions, self._metrics = impressions, metrics
         self._log_items, self._tenant = log_items, tenant
+        self._experiments = experiments or Experiments({})
+        self._retrieved = 0
 
     def rank(self, question: Question, ids: Sequence[str], fields: Fields) -> Ranked:
         """Rank candidates; `ids` may hold repeats, `fields` are those that candidates brought along."""
@@ -132,23 +137,70 @@ class Ranker:
         sides = self._engine.sides
         user = sides.user(actor_key(question.user, question.session), found.history)
         query = sides.query(question.query)
+        play = self._play(question, 0 if query is None else 1)
         scorer = self._engine.scorer
         coarse = scorer.coarse(found.item_coarse, found.bias, user, query)
-        if question.pre_rank is not None and question.pre_rank < len(found.rows):
-            found, coarse = _best(found, coarse, question.pre_rank)
+        found, coarse = _kept(question, play, found, coarse)
         z = self._engine.assembler.empty(len(found.rows))
         for place, hidden in scorer.hidden_parts(found.towers, user, query):
             self._engine.assembler.put_hidden(z, place, hidden)
         snapshot, price = self._assemble(question, found, z, fields, query)
-        weights = self._replica.prior if question.arm == "control" else snapshot.weights
+        if play.version is not None:
+            snapshot = self._replica.pinned_to(snapshot, play.version)
+        frozen = question.arm == "control" or play.does == "prior"
+        weights = self._replica.prior if frozen else snapshot.weights
         raw = logits(z, weights, self._engine.bounds)
         keys = scores(question.objective, raw, price)
-        places = order(keys)[: question.top_k]
+        places, chances = self._arranged(question, play, found, coarse, keys)
         ranked = self._answer(question, found, snapshot, raw, keys, coarse, places)
+        ranked.mode, ranked.experiments = play.mode, play.experiments
+        ranked.weights_version = 0 if frozen else snapshot.weights_version
+        if play.version is not None and snapshot.weights_through is not None:
+            ranked.trained_through = snapshot.weights_through
+            ranked.ages_ms["weights"] = max(0, question.t - snapshot.weights_through)
         if question.explain:
             self._explain(ranked, z, places, weights, raw)
-        self._log(question, found, snapshot, ranked, z, places, query)
+        self._log(question, found, snapshot, ranked, z, places, chances, query)
         return ranked
+
+    def _play(self, question: Question, surface: int) -> Play:
+        """What is done with this question: the switch first, then the control share, then experiments."""
+        if surface in self._replica.passthrough:
+            if question.log:
+                self._metrics.passed.labels(str(surface)).inc()
+            return PASSTHROUGH
+        if question.arm == "control":
+            if question.log:
+                self._metrics.control.inc()
+            return LIVE
+        if not len(self._experiments) or not question.log:
+            return LIVE
+        key = unit_key(question.user, question.session, question.request_id)
+        play = self._experiments.play(key, question.t, surface, self._replica.fixed)
+        for name, arm in play.experiments.items():
+            self._metrics.experiments.labels(name, arm).inc()
+        return play
+
+    def _arranged(
+        self, question: Question, play: Play, found: Found, coarse: F32, keys: F32
+    ) -> tuple[npt.NDArray[np.int64], F32 | None]:
+        """Places in answer order, and their propensities where an arm drew them."""
+        if play.keeps_order:
+            return np.arange(len(keys))[: question.top_k], None
+        if play.does == "shuffle":
+            whole = len(keys) if found.ids is not None else question.top_k or len(keys)
+            places, chances = shuffled(keys, play, question.request_id, whole)
+            return places[: question.top_k], chances[: question.top_k]
+        if found.ids is None and question.log:
+            self._compare(coarse, keys)
+        return order(keys)[: question.top_k], None
+
+    def _compare(self, coarse: F32, keys: F32) -> None:
+        """Both stages' tops, now and then."""
+        self._retrieved += 1
+        if self._retrieved % EVERY == 1:
+            for k, share in overlaps(coarse, keys):
+                self._metrics.overlap.labels(str(k)).observe(share)
 
     def _assemble(
         self, question: Question, found: Found, z: F32, fields: Fields, query: SideVector | None
@@ -184,12 +236,11 @@ class Ranker:
         self._metrics.candidates.inc(len(found.rows))
         self._metrics.duplicates.inc(found.removed["duplicates"])
         self._metrics.unknown.inc(int(np.count_nonzero(found.rows < 0)))
-        control = question.arm == "control"
         return Ranked(
             request_id=question.request_id,
             base=self._engine.artifact.sha256,
             version=snapshot.version,
-            weights_version=0 if control else snapshot.weights_version,
+            weights_version=snapshot.weights_version,
             arm=question.arm,
             ages_ms=freshness.ages_ms,
             trained_through=freshness.trained_through,
@@ -233,6 +284,7 @@ class Ranker:
         ranked: Ranked,
         z: F32,
         places: npt.NDArray[np.int64],
+        chances: F32 | None,
         query: SideVector | None,
     ) -> None:
         if not question.log or not self._log_items or not ranked.ids:
@@ -250,6 +302,8 @@ class Ranker:
                 user=question.user,
                 session=question.session,
                 arm=question.arm,
+                mode=ranked.mode,
+                experiments=ranked.experiments,
                 base=ranked.base or "",
                 version=snapshot.version,
                 counters=dict(snapshot.offsets),
@@ -262,13 +316,30 @@ class Ranker:
                 scores=ranked.scores[:count],
                 hidden=self._engine.scorer.hidden_width,
                 z=columns.astype(np.float16),
+                propensity=None if chances is None else chances[:count],
             )
         )
 
 
-def _best(found: Found, coarse: F32, count: int) -> tuple[Found, F32]:
-    """The `count` candidates of highest coarse score, in the order they came in."""
-    keep = np.sort(order(coarse)[:count])
+def _kept(question: Question, play: Play, found: Found, coarse: F32) -> tuple[Found, F32]:
+    """What reaches the fine ranking: with `pre_rank` the best of the coarse one, in the order they came.
+
+    Where the order sent is kept, no more is ranked than is answered; /v1/retrieve, which is sent none, has the coarse
+    ranking's order.
+    """
+    n = len(found.rows)
+    if play.keeps_order:
+        if found.ids is None:
+            return _some(found, coarse, order(coarse)[: question.top_k])
+        top = min(n, question.top_k or n)
+        return (found, coarse) if top == n else _some(found, coarse, np.arange(top))
+    if question.pre_rank is None or question.pre_rank >= n:
+        return found, coarse
+    return _some(found, coarse, np.sort(order(coarse)[: question.pre_rank]))
+
+
+def _some(found: Found, coarse: F32, keep: npt.NDArray[np.int64]) -> tuple[Found, F32]:
+    """The candidates at these places."""
     ids = None if found.ids is None else found.ids.take(keep)
     small = Found(
         ids,
