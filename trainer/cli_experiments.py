@@ -40,8 +40,8 @@ def _listed(found: dict[str, Any]) -> Iterator[str]:
         period = f"{one.get('start', 'always')} .. {one.get('end', '')}".removesuffix(" .. ")
         yield f"{name}: surface {one.get('surface', 'both')}, {period}"
         for arm, what in one["arms"].items():
-            more = " ".join(f"{key} {what[key]}" for key in ("version", "top") if key in what)
-            yield f"  {arm:<24} {what['share']:>6.1%}  {what['does']} {more}".rstrip()
+            number, top = what.get("version", ""), f"top {what['top']}" if "top" in what else ""
+            yield f"  {arm:<24} {what['share']:>6.1%}  {what['does']} {number}{top}".rstrip()
 
 
 @app.command("report")

@@ -369,3 +369,18 @@ def marked_as(record: NewRecord, number: int) -> NewRecord:
     mode = "passthrough" if number % 4 == 3 else "rank"
     changed = msgspec.structs.replace(found, experiments=arms[number % 4], propensity=chances, mode=mode)
     return record._replace(body=changed.to_bytes())
+
+
+@pytest.mark.long
+def test_the_shipped_purchases_split_by_a_thousand_salts(tmp_path: Path) -> None:
+    """The figure in docs/ab-tests.md: real users, a few of whom buy a hundred times as much as others."""
+    from trainer.experiments.retail import write
+    from trainer.importing.online_retail import read, sample_file
+
+    tally = Tally(None, [], Schema.default(), Rules("default"))
+    with closing(open_log(tmp_path)) as log:
+        write(read(sample_file()), log)
+        tally.read(log)
+    found = aa.figures(tally, 1_000, seed=17)
+    assert (found["users"], found["impressions"]) == (5_705, 890_771)
+    assert found["within"], found

@@ -54,13 +54,15 @@ def figures(
     p_values = split(sums, tally.units.keys[whole], times, seed, progress)
     shares = {name: _share(values) for name, values in p_values.items()}
     judged = [share for share in shares.values() if share is not None]
+    error = math.sqrt(LEVEL * (1 - LEVEL) / times)
+    most = max(TOLERANCE, 3 * error)
     return {
         "users": len(sums),
         "impressions": int(sums[:, 1].sum()),
         "times": times,
         "below_05": shares,
-        "standard_error": round(math.sqrt(LEVEL * (1 - LEVEL) / times), 4),
-        "within": all(abs(share - LEVEL) <= TOLERANCE for share in judged),
+        "standard_error": round(error, 4),
+        "within": all(abs(share - LEVEL) < most + 1e-9 for share in judged),
         "left_out": sorted_counts(tally),
     }
 
