@@ -7,7 +7,6 @@ counters together with the snapshot of weights they belong to. The network runs 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,41 +19,25 @@ from features.user_state import UserState
 from service import filters
 from service.candidates import Candidates
 from service.engine import Engine
-from service.experiments import LIVE, PASSTHROUGH, Experiments, Play, shuffled, unit_key
+from service.experiments import Experiments
 from service.explain import explain_all
+from service.found import Found, kept
 from service.impressions import Answered, Impressions, fitting
 from service.item_vectors_kernels import gather, write_columns
 from service.last_layer import logits, sigmoid
 from service.metrics import Metrics
-from service.objectives import order, scores
-from service.overlap import EVERY, overlaps
+from service.objectives import scores
+from service.plays import Plays
 from service.ranked import Question, Ranked
 from service.replica import Replica, Snapshot
 from service.scorer import SideVector
 from service.status import Freshness
-from service.user_vectors import History, history_of
+from service.user_vectors import history_of
 
 F32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int32]
 _NO_PRICE = np.full(1, np.nan, np.float32)
 Fields = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(slots=True)
-class Found:
-    """Candidates with what the first look gave: rows i32 (n,), towers f32 (n, 64), coarse f32 (n, 32).
-
-    ids None: those of the rows, looked up for what is answered only.
-    """
-
-    ids: Candidates | None
-    rows: Rows
-    towers: F32
-    item_coarse: F32
-    bias: F32
-    removed: dict[str, int]
-    state: UserState | None
-    history: History
 
 
 class Ranker:
@@ -75,8 +58,7 @@ class Ranker:
         self._engine, self._replica, self._freshness = engine, replica, freshness
         self._impressions, self._metrics = impressions, metrics
         self._log_items, self._tenant = log_items, tenant
-        self._experiments = experiments or Experiments({})
-        self._retrieved = 0
+        self._plays = Plays(experiments or Experiments({}), replica, metrics)
 
     def rank(self, question: Question, ids: Sequence[str], fields: Fields) -> Ranked:
         """Rank candidates; `ids` may hold repeats, `fields` are those that candidates brought along."""
@@ -137,10 +119,10 @@ class Ranker:
         sides = self._engine.sides
         user = sides.user(actor_key(question.user, question.session), found.history)
         query = sides.query(question.query)
-        play = self._play(question, 0 if query is None else 1)
+        play = self._plays.of(question, 0 if query is None else 1)
         scorer = self._engine.scorer
         coarse = scorer.coarse(found.item_coarse, found.bias, user, query)
-        found, coarse = _kept(question, play, found, coarse)
+        found, coarse = kept(question, play, found, coarse)
         z = self._engine.assembler.empty(len(found.rows))
         for place, hidden in scorer.hidden_parts(found.towers, user, query):
             self._engine.assembler.put_hidden(z, place, hidden)
@@ -151,7 +133,7 @@ class Ranker:
         weights = self._replica.prior if frozen else snapshot.weights
         raw = logits(z, weights, self._engine.bounds)
         keys = scores(question.objective, raw, price)
-        places, chances = self._arranged(question, play, found, coarse, keys)
+        places, chances = self._plays.arranged(question, play, found, coarse, keys)
         ranked = self._answer(question, found, snapshot, raw, keys, coarse, places)
         ranked.mode, ranked.experiments = play.mode, play.experiments
         ranked.weights_version = 0 if frozen else snapshot.weights_version
@@ -162,45 +144,6 @@ class Ranker:
             self._explain(ranked, z, places, weights, raw)
         self._log(question, found, snapshot, ranked, z, places, chances, query)
         return ranked
-
-    def _play(self, question: Question, surface: int) -> Play:
-        """What is done with this question: the switch first, then the control share, then experiments."""
-        if surface in self._replica.passthrough:
-            if question.log:
-                self._metrics.passed.labels(str(surface)).inc()
-            return PASSTHROUGH
-        if question.arm == "control":
-            if question.log:
-                self._metrics.control.inc()
-            return LIVE
-        if not len(self._experiments) or not question.log:
-            return LIVE
-        key = unit_key(question.user, question.session, question.request_id)
-        play = self._experiments.play(key, question.t, surface, self._replica.fixed)
-        for name, arm in play.experiments.items():
-            self._metrics.experiments.labels(name, arm).inc()
-        return play
-
-    def _arranged(
-        self, question: Question, play: Play, found: Found, coarse: F32, keys: F32
-    ) -> tuple[npt.NDArray[np.int64], F32 | None]:
-        """Places in answer order, and their propensities where an arm drew them."""
-        if play.keeps_order:
-            return np.arange(len(keys))[: question.top_k], None
-        if play.does == "shuffle":
-            whole = len(keys) if found.ids is not None else question.top_k or len(keys)
-            places, chances = shuffled(keys, play, question.request_id, whole)
-            return places[: question.top_k], chances[: question.top_k]
-        if found.ids is None and question.log:
-            self._compare(coarse, keys)
-        return order(keys)[: question.top_k], None
-
-    def _compare(self, coarse: F32, keys: F32) -> None:
-        """Both stages' tops, now and then."""
-        self._retrieved += 1
-        if self._retrieved % EVERY == 1:
-            for k, share in overlaps(coarse, keys):
-                self._metrics.overlap.labels(str(k)).observe(share)
 
     def _assemble(
         self, question: Question, found: Found, z: F32, fields: Fields, query: SideVector | None
@@ -319,36 +262,3 @@ class Ranker:
                 propensity=None if chances is None else chances[:count],
             )
         )
-
-
-def _kept(question: Question, play: Play, found: Found, coarse: F32) -> tuple[Found, F32]:
-    """What reaches the fine ranking: with `pre_rank` the best of the coarse one, in the order they came.
-
-    Where the order sent is kept, no more is ranked than is answered; /v1/retrieve, which is sent none, has the coarse
-    ranking's order.
-    """
-    n = len(found.rows)
-    if play.keeps_order:
-        if found.ids is None:
-            return _some(found, coarse, order(coarse)[: question.top_k])
-        top = min(n, question.top_k or n)
-        return (found, coarse) if top == n else _some(found, coarse, np.arange(top))
-    if question.pre_rank is None or question.pre_rank >= n:
-        return found, coarse
-    return _some(found, coarse, np.sort(order(coarse)[: question.pre_rank]))
-
-
-def _some(found: Found, coarse: F32, keep: npt.NDArray[np.int64]) -> tuple[Found, F32]:
-    """The candidates at these places."""
-    ids = None if found.ids is None else found.ids.take(keep)
-    small = Found(
-        ids,
-        found.rows[keep],
-        found.towers[keep],
-        found.item_coarse[keep],
-        found.bias[keep],
-        found.removed,
-        found.state,
-        found.history,
-    )
-    return small, coarse[keep]

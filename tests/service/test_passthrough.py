@@ -134,6 +134,11 @@ def test_the_command_line_switches_without_ranker_trainer_or_log(where: str, req
         switched = repl("passthrough", "--surface", "1")
         assert json.loads(switched.stdout) == {"recommendation": "rank", "search": "passthrough"}, switched.stderr
         assert surfaces_of(store.flags()) == {1}
+        if url:  # one Redis, another tenant
+            with closing(open_weight_store(settings.model_copy(update={"tenant": fresh_tenant()}))) as other:
+                assert other.flags() == {}
         switch(store, "rank", None)
-        assert json.loads(repl().stdout) == {"recommendation": "rank", "search": "rank"}
-    assert (repl("off").returncode, "no mode" in repl("off").stderr) == (2, True)
+        if not url:
+            assert json.loads(repl().stdout) == {"recommendation": "rank", "search": "rank"}
+            wrong = repl("off")
+            assert (wrong.returncode, "no mode" in wrong.stderr) == (2, True)
