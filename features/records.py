@@ -210,6 +210,7 @@ class ServedRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     user: str | None = None
     session: str | None = None
     arm: str = "live"
+    mode: str = "rank"  # or passthrough: shown in the order sent
     experiments: dict[str, str] = {}
     counters: Offsets = {}
     user_state: Offsets = {}

@@ -17,10 +17,11 @@ from features.kernel_cache import forget_stale_kernels
 from service import cli_versions
 from service.cli import Host, Port, app, host_to_call, url_of
 from service.console import Config, DataDir, Json, main_of, note, progress_bar, report, settings_of
-from trainer import cli_bench, cli_import
+from trainer import cli_bench, cli_experiments, cli_import
 
 app.add_typer(cli_import.app, name="import")
 app.add_typer(cli_bench.app, name="bench")
+app.add_typer(cli_experiments.app, name="experiments")
 
 STARTING = 300.0
 """Seconds after which a ranker that does not answer is an error."""
