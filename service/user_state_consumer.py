@@ -108,6 +108,8 @@ class UserStateConsumer(Background):
                     for record in records[start : start + _SLICE]:
                         self._apply(record)
                 self.progress.advance(self._position)
+            if self._through:  # it had caught up before: what was read is news
+                self._metrics.delays.applied(records, self._clock())
             self._blank_deleted()
             if len(records) < _BATCH:
                 self._through = began
