@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service import cli_versions
+from service import cli_doctor, cli_schema, cli_size, cli_versions
 from service.console import Config, DataDir, Json, main_of, note, report, settings_of
 
 app = typer.Typer(
@@ -25,6 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_versions.app, name="versions")
+app.add_typer(cli_schema.app, name="schema")
+app.command("doctor")(cli_doctor.doctor)
+app.command("size")(cli_size.size)
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to bind to [default: 127.0.0.1].")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to bind to [default: 8080].")]

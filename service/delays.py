@@ -1,9 +1,9 @@
 """How long an event takes until a ranker serves it, for each of the three states. It reads neither log nor store.
 
-Of the interactions that the consumer of user states reads, some are followed: from the time at which the log took one to
-the time at which user state has it, at which the served counters go past it, and at which weights that learned it are
-served (counters and labels leave the hold together). Those read before the consumer had caught up for the first time
-are not followed: they tell how long the ranker was down.
+Of the interactions that the consumer of user states reads, some are followed: from the time at which the log took one
+to the time at which user state has it, at which the served counters go past it, and at which weights that learned it
+are served (counters and labels leave the hold together). Those read before the consumer had caught up for the first
+time are not followed: they tell how long the ranker was down.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ class TrainerMetrics:
         self._records = gauge("repl_trainer_records", "records read so far, by stream", "stream")
         self._labels = gauge("repl_trainer_labels", "what became of impressions and labels so far", "outcome")
         self._differing = gauge("repl_trainer_differing_versions", "versions that a replay did not repeat to the bit")
-        self._loss = gauge("repl_progressive_log_loss", "log loss on clicks, scored before learned", "weights", "window")
-        self._auc = gauge("repl_progressive_auc", "AUC on clicks, scored before learned", "weights", "window")
+        self._loss = gauge("repl_progressive_log_loss", "log loss on clicks, before learning them", "weights", "window")
+        self._auc = gauge("repl_progressive_auc", "AUC on clicks, before learning them", "weights", "window")
         self._examples = gauge("repl_progressive_examples", "examples (decayed) of a window", "window")
 
     def update(self, status: Mapping[str, Any], heartbeat: int | None, now: int) -> None:

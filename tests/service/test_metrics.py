@@ -1,4 +1,4 @@
-"""What /metrics says of a real ranker under a real trainer: delays of the three states, the trainer's figures, queues."""
+"""What /metrics says of a real ranker under a real trainer: delays of the states, the trainer's figures, queues."""
 
 from __future__ import annotations
 
