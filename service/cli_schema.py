@@ -1,5 +1,6 @@
 """x"""
 import typer
+
 app=typer.Typer()
 @app.command("diff")
 def d()->None:

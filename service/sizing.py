@@ -145,9 +145,9 @@ def _disk(demand: Demand, figures: Figures, settings: Settings) -> list[Need]:
     days, event = settings.event_retention_days, figures["log_event_bytes"]
     hours = max(settings.served_retention_hours, settings.purchase_window_ms / 3_600_000)
     answers, record = demand.requests / demand.peak * hours * 3_600, figures["served_record_bytes"]
-    packed = figures["archive_event_bytes"]
+    packed, year = figures["archive_event_bytes"], 365 * demand.events_per_day
     return [
-        Need("log_events", demand.events_per_day * days * event, "B", f"{days:g} days × {event:.0f} B an event, a copy"),
+        Need("log_events", demand.events_per_day * days * event, "B", f"{days:g} days × {event:.0f} B, a copy"),
         Need("log_served", answers * record, "B", f"{hours:g} h × {record:,.0f} B an answer, a copy"),
-        Need("archive_a_year", demand.events_per_day * 365 * packed, "B", f"events only, {packed:.0f} B each"),
+        Need("archive_a_year", year * packed, "B", f"events only, {packed:.0f} B each, compressed"),
     ]
