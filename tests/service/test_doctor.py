@@ -26,7 +26,7 @@ from service.cli import app
 from service.doctor import Finding, clock_finding, examine
 from service.doctor_settings import rules
 from service.settings import SecretUrl, Settings
-from service.testkit import BASE
+from service.testkit import BASE, ReplService
 from service.weight_store import Heartbeat, open_weight_store
 from tests.conftest import KAFKA_USERS, unavailable
 from tests.redis_server import RedisServer
@@ -159,6 +159,21 @@ def test_versions_of_another_base_a_hold_and_a_silent_trainer(data_dir: Path) ->
         assert "heartbeat was 60 s ago" in text
         store.beat(Heartbeat(now, now, now))
         assert "heartbeat was 0" in said(found(settings, "versions", "PASS"))
+
+
+def test_a_shop_that_runs_is_not_disturbed(repl_service: ReplService) -> None:
+    shop = repl_service
+    shop.events(*(shop.item(f"i{k}", title=f"red lamp {k}") for k in range(5)))
+    shop.publish(click={"rt.own.click": 8.0})
+    shop.service.store.beat(Heartbeat(shop.clock.now, shop.clock.now, time.time_ns() // 1_000_000))
+    shop.settle()
+    findings = found(shop.settings)
+    assert {one.verdict for one in findings if one.part in ("settings", "log", "versions")} == {"PASS"}, said(findings)
+    assert "5 events were ever appended" in said(findings)
+    assert "the newest version is 1" in said(findings)
+    token = shop.events(shop.click("anna", "i3"))["token"]
+    answer = shop.rank([f"i{k}" for k in range(5)], user="anna", after=token)
+    assert (answer["ids"][0], answer["stale"]) == ("i3", False)
 
 
 # Redis
