@@ -26,8 +26,6 @@ app = typer.Typer(
 )
 app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_schema.app, name="schema")
-app.command("doctor")(cli_doctor.doctor)
-app.command("size")(cli_size.size)
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to bind to [default: 127.0.0.1].")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to bind to [default: 8080].")]
@@ -91,6 +89,10 @@ def topics(
     lines = make_kafka_topics(settings, partitions, replication)
     answer = {"log": kafka_address(settings).shown, "topics": lines}
     report(answer, json, lambda: iter(lines or ["all topics are there, as planned"]))
+
+
+app.command("doctor")(cli_doctor.doctor)
+app.command("size")(cli_size.size)
 
 
 def host_to_call(host: str) -> str:

@@ -81,6 +81,7 @@ def ranker(extra: dict[str, object], tell: Callable[[int, int], None]) -> Found:
             client.call("POST", "/v1/retrieve", {"user": "u1"})  # maps all vectors
             full = settled_bytes(server)
             counts = rank.served(client)
+            client.close()
         finally:
             server.stop()
     each = (speeds[1] - speeds[0]) / (SIZES[1] - SIZES[0])
