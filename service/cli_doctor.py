@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 
 import typer
@@ -15,6 +14,8 @@ def doctor(data_dir: DataDir = None, config: Config = None, json: Json = False) 
 
     Settings: clocks, disk, base, topics, rights, memory, persistence, versions.
     """
+    import logging
+
     from service.doctor import Finding, examine
     from service.settings import load_settings
 
