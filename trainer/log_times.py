@@ -1,4 +1,4 @@
-"""Reads the log for offline training: its events in time order, and the times that split it. Keeps neither.
+"""Reads the log, or an archive of it, for offline training: events in time order, and the times that split it.
 
 The split is by time always, at shares of the log's behaviours (interactions and rankings), so that a quiet year and a
 busy week weigh by what happened in them.
@@ -6,6 +6,7 @@ busy week weigh by what happened in them.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy as np
 from features.errors import InvalidInput
 from features.event_log import EventLog
 from features.events import Event, from_bytes
+from features.records import Record
 from trainer.feature_replay import in_time_order
 
 KINDS = frozenset({"item", "interaction", "ranking"})
@@ -47,17 +49,27 @@ def read_events(log: EventLog, until: int | None = None) -> Iterator[Event]:
     """Items, interactions and rankings of a log in time order, those before `until` ms only."""
 
     def stored() -> Iterator[Event]:
-        at = log.start_offsets().get("event/0", 0)
-        while records := log.read("event", at):
-            for record in records:
-                if record.kind in KINDS and (until is None or record.effective_time < until):
-                    event = from_bytes(record.body)
-                    if event.timestamp != record.effective_time:
-                        event = _at(event, record.effective_time)
-                    yield event
-            at = records[-1].offset + 1
+        for record in event_records(log):
+            if record.kind in KINDS and (until is None or record.effective_time < until):
+                event = from_bytes(record.body)
+                if event.timestamp != record.effective_time:
+                    event = _at(event, record.effective_time)
+                yield event
 
     return in_time_order(stored())
+
+
+def event_records(log: EventLog) -> Iterator[Record]:
+    """The records of the stream `event` in the order of their partition; several partitions meet by effective time."""
+
+    def of(partition: int, at: int) -> Iterator[Record]:
+        while records := log.read("event", at, partition=partition):
+            yield from records
+            at = records[-1].offset + 1
+
+    starts = {name: at for name, at in log.start_offsets().items() if name.startswith("event/")}
+    parts = [of(int(name.partition("/")[2]), at) for name, at in sorted(starts.items())]
+    return parts[0] if len(parts) == 1 else heapq.merge(*parts, key=lambda record: record.effective_time)
 
 
 def _at(event: Event, time: int) -> Event:
@@ -71,16 +83,14 @@ def split_times(log: EventLog, seed: int, until: int | None = None) -> Splits:
     Raises InvalidInput on too few.
     """
     rng = np.random.default_rng(seed)
-    sample, seen, at = np.zeros(SAMPLE, np.int64), 0, log.start_offsets().get("event/0", 0)
-    while records := log.read("event", at):
-        for record in records:
-            behaviour = record.kind in ("interaction", "ranking")
-            if behaviour and (until is None or record.effective_time < until):
-                place = seen if seen < SAMPLE else int(rng.integers(seen + 1))
-                if place < SAMPLE:
-                    sample[place] = record.effective_time
-                seen += 1
-        at = records[-1].offset + 1
+    sample, seen = np.zeros(SAMPLE, np.int64), 0
+    for record in event_records(log):
+        behaviour = record.kind in ("interaction", "ranking")
+        if behaviour and (until is None or record.effective_time < until):
+            place = seen if seen < SAMPLE else int(rng.integers(seen + 1))
+            if place < SAMPLE:
+                sample[place] = record.effective_time
+            seen += 1
     if seen < LEAST:
         raise InvalidInput(
             f"the log holds {seen} interactions and rankings: too few to train on",
