@@ -102,7 +102,7 @@ class PartFile:
     def records(self, group: Group) -> list[Record]:
         """The records of a row group, by offset."""
         try:
-            table = self._file.read_row_group(group.at, columns=_READ).combine_chunks()
+            table = self._file.read_row_group(group.at, columns=_READ, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.part, error) from error
         kind = _whole(table, "kind")

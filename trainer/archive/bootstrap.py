@@ -174,9 +174,10 @@ def bootstrap_weights(
         check(archive, live)  # before the store of a live trainer is taken over
         fsync, keeping = settings.durable == "fsync", Keeping.of(settings)
         with closing(open_weight_store(settings, fsync=fsync, keeping=keeping, writer=True)) as store:
-            gc.set_threshold(100_000, 20, 100)
             made = Bootstrap(
                 archive, live, store, current_base(settings), settings,
                 base_of=lambda sha256: base_by_sha(settings, sha256), progress=progress,
             )  # fmt: skip
+            gc.freeze()
+            gc.set_threshold(500_000, 20, 100)  # cuts hold many small objects and no cycles
             return made.run()
