@@ -118,6 +118,9 @@ def bootstrap(
     then: Annotated[
         str | None, typer.Option("--then", help="The live log, kafka://… [default: that of the settings].")
     ] = None,
+    restore_log: Annotated[
+        bool, typer.Option("--restore-log", help="The embedded log is lost: an empty one goes on behind the archive.")
+    ] = False,
     part: Annotated[Part, typer.Option("--part", help="What to build.")] = "all",
     data_dir: DataDir = None,
     config: Config = None,
@@ -129,6 +132,8 @@ def bootstrap(
 
     answer: dict[str, Any] = {}
     child = None
+    if restore_log:
+        answer["restored"] = _restore_log(settings, archive)
     if part == "all":  # beside the weights, on another core
         where = ["--data-dir", str(settings.data_dir)] + (["--config", str(config)] if config else [])
         itself = [sys.executable, "-m", "trainer.cli", "bootstrap", "--archive", archive, "--part", "users", "--json"]
@@ -145,6 +150,15 @@ def bootstrap(
         answer |= _of_child(child)
     report(answer, json, lambda: _lines(answer))
     note("`repl-ranker learn` and `serve` go on from here")
+
+
+def _restore_log(settings: Settings, archive: str) -> list[str]:
+    from features.event_log import open_log
+    from features.event_log_archive import ArchiveLog
+    from features.event_log_restore import restore_log as restore
+
+    with closing(ArchiveLog(archive)) as found, closing(open_log(settings)) as live:
+        return restore(live, found.manifest.log, found.manifest.offsets)
 
 
 def _build(settings: Settings, archive: str, part: Part, quiet: bool) -> dict[str, Any]:
@@ -174,6 +188,8 @@ def _of_child(child: Any) -> dict[str, Any]:
 
 
 def _lines(answer: dict[str, Any]) -> Iterator[str]:
+    if found := answer.get("restored"):
+        yield f"log: {', '.join(found)} go on where the archive ends"
     if found := answer.get("weights"):
         how = "the recorded cuts were followed" if found["follows_cuts"] else "cuts were chosen anew"
         yield (

@@ -1,4 +1,4 @@
-"""What the tests of archives share: a manual clock, a small mixed log, and a comparison of two logs record by record."""
+"""What the tests of archives share: a manual clock, a small mixed log, and all that a log holds, to compare."""
 
 from __future__ import annotations
 

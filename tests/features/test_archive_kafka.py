@@ -1,4 +1,4 @@
-"""The archive of a log on a real Kafka: several partitions, records of ordinary clients, a topic that was made again."""
+"""The archive of a log on a real Kafka: several partitions, records of ordinary clients, a topic made again."""
 
 from __future__ import annotations
 

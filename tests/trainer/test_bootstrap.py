@@ -105,8 +105,8 @@ def archive(log: EventLog, url: str, artifact: Artifact) -> Sink:
 def rebuild(log: EventLog, store: WeightStore, url: str, artifact: Artifact, **more: Any) -> Bootstrap:
     with closing(ArchiveLog(url)) as found:
         made = Bootstrap(
-            found, log, store, artifact, settings_of(Path("unused")), clock=lambda: END, realtime=SMALL, max_records=CUT,
-            **more,
+            found, log, store, artifact, settings_of(Path("unused")), clock=lambda: END, realtime=SMALL,
+            max_records=CUT, **more,
         )  # fmt: skip
         made.answer = made.run()  # type: ignore[attr-defined]
     return made
@@ -219,7 +219,7 @@ def test_without_the_cuts_of_old_it_chooses_its_own_and_every_event_counts_once(
         assert other is not store
 
 
-@pytest.mark.parametrize(("step", "occurrence"), [(3, 30), (4, 3), (5, 20), (6, 40)])
+@pytest.mark.parametrize(("step", "occurrence"), [(3, 30), (4, 3), (6, 40)])
 def test_a_bootstrap_that_was_killed_goes_on(shop: Shop, tmp_path: Path, step: int, occurrence: int) -> None:
     log_dir, counted = shop.copy(tmp_path), 0
 
@@ -253,18 +253,15 @@ def test_what_does_not_fit_is_refused_with_what_was_found(shop: Shop, tmp_path: 
         assert "event" in (refused.value.value or "")
         assert "train --from-archive" in (refused.value.hint or "")
         assert store.latest() is None
-    from features.event_log_sqlite import table
-
     for change, says in (
-        ("UPDATE log_ends SET first = next, next = next + 5 WHERE stream = 'event'", None),
-        ("UPDATE log_ends SET first = next + 5, next = next + 9 WHERE stream = 'event'", "what lies between has expired"),
-        ("UPDATE log_ends SET next = next - 5 WHERE stream = 'event'", "the log ends at"),
+        ("first = next, next = next + 5", None),
+        ("first = next + 5, next = next + 9", "what lies between has expired"),
+        ("next = next - 5", "the log ends at"),
     ):
         log_dir = shop.copy(tmp_path / str(abs(hash(change))))
         with opened(log_dir, tmp_path / "weights") as (log, store):
             with log._files["event"].transaction() as w:  # type: ignore[attr-defined]
-                w.execute(change)
-                assert table("event")
+                w.execute(f"UPDATE log_ends SET {change} WHERE stream = 'event'")
             if says is None:
                 rebuild(log, store, shop.url, shop.artifact)
                 store.close()
@@ -272,6 +269,36 @@ def test_what_does_not_fit_is_refused_with_what_was_found(shop: Shop, tmp_path: 
                 continue
             with pytest.raises(LogError, match=says):
                 rebuild(log, store, shop.url, shop.artifact)
+
+
+def test_a_lost_disk_is_an_empty_log_that_goes_on_where_the_archive_ends(shop: Shop, tmp_path: Path) -> None:
+    with opened(tmp_path / "new", tmp_path / "weights") as (log, store):
+        assert restored(log, shop) == ["event", "served", "cut", "control"]
+        made = rebuild(log, store, shop.url, shop.artifact)
+        assert made.answer["hash"] == shop.truth["hash"]  # type: ignore[attr-defined]
+        more_events(log, shop.artifact)
+        found = follow(log, store, shop.artifact)
+        assert found["totals"]["event"] == shop.truth["totals"]["event"] + log.end_offsets()["event/0"] - (
+            log.start_offsets()["event/0"]
+        )
+        assert restored(log, shop) == [], "once"
+        assert Sink(log, ArchiveStore(str(shutil.copytree(shop.url, tmp_path / "copy")))).catch_up() > 0
+    log_dir = shop.copy(tmp_path)
+    for path in log_dir.glob("trainer.db*"):
+        path.unlink()
+    with opened(log_dir, tmp_path / "again") as (log, store):
+        assert restored(log, shop) == ["cut", "control"], "the events are there"
+        assert rebuild(log, store, shop.url, shop.artifact).answer["hash"] == shop.truth["hash"]  # type: ignore[attr-defined]
+    crash_log(tmp_path / "other", shop.artifact, 5)
+    with opened(tmp_path / "other", tmp_path / "third") as (log, _), pytest.raises(LogError, match="and not empty"):
+        restored(log, shop)
+
+
+def restored(log: EventLog, shop: Shop) -> list[str]:
+    from features.event_log_restore import restore_log
+
+    with closing(ArchiveLog(shop.url)) as found:
+        return restore_log(log, found.manifest.log, found.manifest.offsets)
 
 
 def test_training_reads_the_same_events_from_the_archive(shop: Shop) -> None:

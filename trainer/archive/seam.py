@@ -95,8 +95,9 @@ def check(archive: ArchiveLog, live: EventLog) -> None:
         raise LogError(
             "the log is not the one that was archived: a topic was made again, or it is another cluster",
             field="then", value=differing or f"cluster {manifest.log.cluster} in the archive, {found.cluster} here",
-            hint="offsets mean nothing across logs. Name the log that was archived; or, where that is gone, start"
-            " the new one with a data directory and an archive of its own: `train --from-archive` makes its first base",
+            hint="offsets mean nothing across logs. Name the log that was archived; or let an empty embedded"
+            " log take its place: --restore-log; or start the new one with a data directory and an archive of its own:"
+            " `train --from-archive` makes its first base",
         )  # fmt: skip
     starts, ends = live.start_offsets(), live.end_offsets()
     for name, seam in manifest.offsets.items():

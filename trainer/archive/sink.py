@@ -13,6 +13,7 @@ which no reader sees and `sweep` deletes. The sink keeps no place of its own bes
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -38,10 +39,13 @@ from features.event_log_archive_store import ArchiveStore
 from features.event_log_identity import identity_of
 from features.records import Offsets, Record, Stream, offset_key
 
+log = logging.getLogger(__name__)
+
 ROWS = 200_000
 BYTES = 64 << 20
 _READ = 20_000
 TIDY_SECONDS = 3_600.0
+RETRY_SECONDS = 5.0
 Chunk = tuple[str, str, str]  # stream, tenant, date
 
 
@@ -86,6 +90,10 @@ class Sink:
                 value=f"archive: {self.manifest.log}; log: {self._id}",
                 hint="was a topic made again? Archive the new log to another URL, or name the log of this archive",
             )  # fmt: skip
+
+    def reload(self) -> None:
+        """Go on from the newest manifest: a write that failed may have arrived. Raises LogError."""
+        self.manifest = self.store.latest() or self.manifest
 
     def behind(self) -> int:
         """How many offsets of the log are not archived yet."""
@@ -216,12 +224,22 @@ def _stream_of(name: str) -> tuple[Stream, int]:
 def follow(sink: Sink, stop: threading.Event, every_seconds: float, tidy: Callable[[], None]) -> None:
     """Archive all there is whenever `every_seconds` have passed, and tidy once an hour, until `stop`.
 
-    Raises Fenced, OffsetLost, LogError; nothing is half done then.
+    A log or an archive that does not answer is tried again. Raises Fenced, OffsetLost; nothing is half done then.
     """
     tidied: float | None = None
+    sound = True
     while not stop.is_set():
-        sink.catch_up()
-        if tidied is None or time.monotonic() - tidied >= TIDY_SECONDS:
-            tidy()
-            tidied = time.monotonic()
-        stop.wait(every_seconds)
+        try:
+            if not sound:
+                sink.reload()
+            sink.catch_up()
+            if tidied is None or time.monotonic() - tidied >= TIDY_SECONDS:
+                tidy()
+                tidied = time.monotonic()
+            sound = True
+        except OffsetLost:
+            raise
+        except LogError as error:
+            log.error("log or archive does not answer; trying again", extra={"reason": error.message})
+            sound = False
+        stop.wait(every_seconds if sound else min(every_seconds, RETRY_SECONDS))
