@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -287,6 +291,37 @@ def test_damage_and_a_wrong_url_are_named(log: EmbeddedEventLog, clock: Clock, u
         ArchiveLog(url)
     with pytest.raises(SettingsError, match="no archive can lie there"):
         ArchiveStore("gopher://host/x")
+
+
+def test_the_command_follows_until_it_is_told_to_stop(
+    log: EmbeddedEventLog, data_dir: Path, clock: Clock, url: str, root: Path
+) -> None:
+    fill(log, clock, 100)
+    command = [sys.executable, "-m", "trainer.cli", "archive", "--to", url, "--every", "1", "--data-dir", str(data_dir)]
+    pipe = subprocess.PIPE
+    running = subprocess.Popen([*command, "--json"], cwd=root, stdout=pipe, stderr=pipe, text=True)
+    try:
+        _until(lambda: ArchiveStore(url).latest() is not None)
+        fill(log, clock, 30, seed=2)
+        ends = {name: at for name, at in log.end_offsets().items() if name != "dead-letter/0"}
+        _until(lambda: ArchiveLog(url).end_offsets() == ends)
+    finally:
+        running.send_signal(signal.SIGTERM)
+        out, errors = running.communicate(timeout=30)
+    assert running.returncode == 0, errors
+    assert json.loads(out)["offsets"] == ends
+    with closing(ArchiveLog(url)) as found:
+        assert content(found) == content(log)
+        began = found.manifest.began
+        assert began is not None
+        assert began.rules["hold_ms"] == 5_000
+
+
+def _until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_an_object_store_holds_the_same(log: EmbeddedEventLog, clock: Clock) -> None:

@@ -18,7 +18,7 @@ import pytest
 from crash_child import summary
 from learning_kit import END, SMALL, START, crash_log, make_base, shop_records
 
-from features.errors import Fenced, LogError
+from features.errors import ArtifactError, Fenced, LogError
 from features.event_log import EventLog, open_log
 from features.event_log_archive import ArchiveLog
 from features.event_log_archive_manifest import Began
@@ -35,7 +35,7 @@ from trainer.archive.sink import Sink
 from trainer.archive.users import UserRebuild
 from trainer.fence import Fence
 from trainer.log_times import read_events, split_times
-from trainer.online import OnlineTrainer
+from trainer.online import OnlineTrainer, no_base
 
 CUT = 40
 SECONDS = 250
@@ -71,11 +71,13 @@ def opened(log: Path, weights: Path) -> Iterator[tuple[EventLog, WeightStore]]:
         yield event_log, store
 
 
-def follow(log: EventLog, store: WeightStore, artifact: Artifact, cuts: int = 1 << 30) -> dict[str, Any]:
+def follow(
+    log: EventLog, store: WeightStore, artifact: Artifact, cuts: int = 1 << 30, base_of: Any = no_base, **rules: Any
+) -> dict[str, Any]:
     """Learn live, in cuts of a fixed number of records; what the trainer then is."""
     trainer = OnlineTrainer(
-        log, store, artifact, settings_of(Path("unused")), clock=lambda: END, cadence=lambda: 0, realtime=SMALL,
-        max_records=CUT,
+        log, store, artifact, settings_of(Path("unused"), **rules), clock=lambda: END, cadence=lambda: 0,
+        realtime=SMALL, max_records=CUT, base_of=base_of,
     )  # fmt: skip
     trainer.start()
     while cuts and trainer.tick():
@@ -102,11 +104,13 @@ def archive(log: EventLog, url: str, artifact: Artifact) -> Sink:
     return sink
 
 
-def rebuild(log: EventLog, store: WeightStore, url: str, artifact: Artifact, **more: Any) -> Bootstrap:
+def rebuild(
+    log: EventLog, store: WeightStore, url: str, artifact: Artifact, rules: dict[str, Any] | None = None, **more: Any
+) -> Bootstrap:
     with closing(ArchiveLog(url)) as found:
         made = Bootstrap(
-            found, log, store, artifact, settings_of(Path("unused")), clock=lambda: END, realtime=SMALL,
-            max_records=CUT, **more,
+            found, log, store, artifact, settings_of(Path("unused"), **(rules or {})), clock=lambda: END,
+            realtime=SMALL, max_records=CUT, **more,
         )  # fmt: skip
         made.answer = made.run()  # type: ignore[attr-defined]
     return made
@@ -143,6 +147,25 @@ def test_followed_cuts_give_every_bit_again_and_live_goes_on(shop: Shop, tmp_pat
         before = log.end_offsets()
         same(follow(log, store, shop.artifact), shop.truth)
         assert log.end_offsets() == before, "nothing is asked for or complained of twice"
+
+
+def test_it_begins_with_the_base_and_the_rules_of_old(shop: Shop, tmp_path: Path) -> None:
+    """Both have changed since: what changed them are records, what they were stands in the manifest."""
+    first, second, url = shop.artifact, make_base(tmp_path / "second", seed=8), str(tmp_path / "archive")
+    rules = {"negative_after_ms": 9_000, "learning_rate": 0.1}
+    bases = {one.sha256: one for one in (first, second)}
+    crash_log(tmp_path / "log", first, 120)
+    with opened(tmp_path / "log", tmp_path / "lost") as (log, store):
+        follow(log, store, first, cuts=6)
+        sink = archive(log, url, first)
+        truth = follow(log, store, second, base_of=bases.get, **rules)
+        assert sink.catch_up() > 10  # cuts and control records
+    with opened(tmp_path / "log", tmp_path / "weights") as (log, store):
+        made = rebuild(log, store, url, second, rules, base_of=bases.get)
+        assert made.answer["hash"] == truth["hash"]  # type: ignore[attr-defined]
+        same(follow(log, store, second, base_of=bases.get, **rules), truth)
+    with opened(tmp_path / "log", tmp_path / "third") as (log, store), pytest.raises(ArtifactError, match="began with"):
+        rebuild(log, store, url, second, rules)
 
 
 def more_events(log: EventLog, artifact: Artifact) -> None:
