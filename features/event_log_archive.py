@@ -83,25 +83,30 @@ class ArchiveLog:
             (first, next(numbers), part, None, None) for first, last, part in self._parts.get(name, ()) if last >= start
         ]
         heapq.heapify(todo)
-        left: dict[str, int] = {}
+        left: dict[PartFile, int] = {}  # open files, and their groups that are still to be read
         waiting: list[Record] = []
-        while todo:
-            _, _, part, file, group = heapq.heappop(todo)
-            if file is None or group is None:
-                file = self._open(part)
-                groups = [one for one in file.groups if one.partition == partition and one.last >= start]
-                left[part.path] = len(groups)
-                for one in groups:
-                    heapq.heappush(todo, (one.first, next(numbers), part, file, one))
-                continue
-            waiting = _merged(waiting, file.records(group), start)
-            left[part.path] -= 1
-            if not left[part.path]:
+        try:
+            while todo:
+                _, _, part, file, group = heapq.heappop(todo)
+                if file is None or group is None:
+                    file = self._open(part)
+                    groups = [one for one in file.groups if one.partition == partition and one.last >= start]
+                    left[file] = len(groups)
+                    for one in groups:
+                        heapq.heappush(todo, (one.first, next(numbers), part, file, one))
+                else:
+                    waiting = _merged(waiting, file.records(group), start)
+                    left[file] -= 1
+                if not left[file]:
+                    del left[file]
+                    file.close()
+                frontier = bisect_left(waiting, todo[0][0], key=_OFFSET) if todo else len(waiting)
+                if frontier:
+                    yield waiting[:frontier]
+                    waiting = waiting[frontier:]
+        finally:
+            for file in left:
                 file.close()
-            frontier = bisect_left(waiting, todo[0][0], key=_OFFSET) if todo else len(waiting)
-            if frontier:
-                yield waiting[:frontier]
-                waiting = waiting[frontier:]
 
     def get(self, stream: Stream, offset: int, partition: int = 0) -> Record | None:
         """See `EventLog.get`."""

@@ -72,7 +72,6 @@ class Bootstrap(OnlineTrainer):
     def run(self) -> dict[str, Any]:
         """Learn up to the seam (and what was cut behind it), with a checkpoint at the end; what was done."""
         began, total = time.monotonic(), self._archive.manifest.rows("event")
-        self._sparse.forget()
         self.core = self._restored()
         known = self.core.totals.get("event", 0)
         if self.core.v == 0 or not self.core.offsets:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from features.errors import LogError
 from features.event_log import EventLog, Promise
 from features.event_log_archive import ArchiveLog
-from features.event_log_archive_manifest import LogId
+from features.event_log_archive_manifest import LogId, Manifest
 from features.event_log_identity import identity_of
 from features.records import Cut, NewRecord, Offsets, Record, Stream, offset_key
 
@@ -113,11 +113,21 @@ def check(archive: ArchiveLog, live: EventLog) -> None:
             )  # fmt: skip
 
 
+def _dense(manifest: Manifest) -> bool:
+    """Whether every offset of events and control records is archived: none had expired before the sink came by."""
+    spans = {"event": 0, "control": 0}
+    for name, at in manifest.offsets.items():
+        stream = name.partition("/")[0]
+        if stream in spans:
+            spans[stream] += at - manifest.starts.get(name, 0)
+    return all(manifest.rows(stream) == count for stream, count in spans.items())
+
+
 def follows_cuts(archive: ArchiveLog, live: EventLog) -> bool:
     """Whether every cut from the first on is to be had, and what it covers is archived: then a bootstrap follows the
     cuts, to the same bits. Else it makes cuts of its own, which are appended to the log."""
     both = SeamedLog(archive, live, ("cut",))
-    if both.start_offsets().get(CUTS, 0) > 0 or archive.manifest.gaps:
+    if both.start_offsets().get(CUTS, 0) > 0 or archive.manifest.gaps or not _dense(archive.manifest):
         return False
     first = both.read("cut", 0, 1)
     if not first:

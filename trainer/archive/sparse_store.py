@@ -23,6 +23,7 @@ class SparseStore:
         self._held: dict[int, Version] = {}
         self._pins: dict[int, bool] = {}
         self._keep: set[int] = set()
+        self._newest = store.latest()
         self.gate: Callable[[], Collection[int]] = list
         """The versions that the gate may go back to, as the learner stands."""
 
@@ -49,6 +50,7 @@ class SparseStore:
             self._store.commit(self._held[number], None)
         known = {number: pinned for number, pinned in self._pins.items() if self._is_there(number)}
         self._store.commit(self._held[v], None, checkpoint, pins=known, keep=sorted(self._keep))
+        self._newest = self._held[v]
         self._held.clear()
         self._pins.clear()
         self._keep.clear()
@@ -64,12 +66,6 @@ class SparseStore:
         """Whether version v waits for a checkpoint."""
         return v in self._held
 
-    def forget(self) -> None:
-        """Throw away what is held: a bootstrap starts anew from the newest checkpoint."""
-        self._held.clear()
-        self._pins.clear()
-        self._keep.clear()
-
     def get(self, v: int) -> Version:
         """See `WeightStore.get`."""
         return self._held[v] if v in self._held else self._store.get(v)
@@ -78,19 +74,21 @@ class SparseStore:
         """See `WeightStore.thin`; what control records to come name stays."""
         return self._store.thin(now, self._named.union(keep))
 
+    def latest(self) -> Version | None:
+        """See `WeightStore.latest`, without a way to the store: nobody else writes it."""
+        return self._newest
+
+    def versions_after(self, v: int, limit: int = 1_000) -> list[Version]:
+        """See `WeightStore.versions_after`, without a way to the store where there are none."""
+        return self._store.versions_after(v, limit) if self._newest is not None and self._newest.v > v else []
+
     # the rest is the store's
 
     def put_chunks(self, chunks: Mapping[str, bytes]) -> None:
         self._store.put_chunks(chunks)
 
-    def latest(self) -> Version | None:
-        return self._store.latest()
-
     def versions(self, limit: int = 100, before: int | None = None) -> list[Version]:
         return self._store.versions(limit, before)
-
-    def versions_after(self, v: int, limit: int = 1_000) -> list[Version]:
-        return self._store.versions_after(v, limit)
 
     def pin(self, v: int) -> None:
         self._store.pin(v)
