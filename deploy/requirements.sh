@@ -10,8 +10,8 @@ compile() {
     "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header "$@"
 }
 # The clients of networked logs and stores are small, and so a part of every level here; of the wheel they are extras.
-compile pyproject.toml --extra kafka --extra redis --extra train --extra dev -o requirements/dev.txt
-compile pyproject.toml --extra kafka --extra redis --extra train -c requirements/dev.txt -o requirements/train.txt
+compile pyproject.toml --extra kafka --extra redis --extra archive --extra train --extra dev -o requirements/dev.txt
+compile pyproject.toml --extra kafka --extra redis --extra archive --extra train -c requirements/dev.txt -o requirements/train.txt
 compile pyproject.toml --extra kafka --extra redis -c requirements/dev.txt -o requirements/serve.txt
 compile requirements/tools.in -o requirements/tools.txt
 compile requirements/build.in -o requirements/build.txt

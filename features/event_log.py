@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from features.errors import LogError, SettingsError
+from features.event_log_identity import LogIdentity
 from features.records import Many, NewRecord, Offsets, Record, Stream
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ class EventLog(Protocol):
     @property
     def promises(self) -> frozenset[Promise]:
         """Which of the promises this log keeps."""
+
+    def identity(self) -> LogIdentity:
+        """Which log this is: offsets mean nothing in another one. Raises LogError."""
 
     def append(self, stream: Stream, records: Sequence[NewRecord]) -> list[int | None]:
         """Append in one transaction [one-transaction] and return once it survives `kill -9`: places (partition and

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
-from features.errors import LogError
-from features.event_log import EventLog
 from features.records import Stream
+
+if TYPE_CHECKING:
+    from features.event_log import EventLog
 
 EMBEDDED = "embedded"
 
 
-class _Identity(Protocol):
-    """What `KafkaEventLog.identity` and `EmbeddedEventLog.identity` give."""
+class LogIdentity(Protocol):
+    """Which log this is."""
 
     @property
     def cluster(self) -> str: ...
@@ -26,25 +27,15 @@ class _Identity(Protocol):
     def topics(self) -> Mapping[Stream, str]: ...
 
 
-@runtime_checkable
-class _Identified(Protocol):
-    def identity(self) -> _Identity: ...
-
-
 @dataclass(frozen=True)
-class FileIdentity:
-    """The identity of an embedded log: the number of the file in which each stream lies."""
+class StoredIdentity:
+    """The identity of an embedded log (the number of the file in which each stream lies), or one that was kept."""
 
     topics: Mapping[Stream, str]
     cluster: str = EMBEDDED
 
 
 def identity_of(log: EventLog) -> tuple[str, dict[str, str]]:
-    """(cluster, topic id of each stream) of a log. Raises LogError for one that cannot tell."""
-    if not isinstance(log, _Identified):
-        raise LogError(
-            f"{type(log).__name__} does not say which log it is: its offsets cannot be kept elsewhere",
-            hint="name the log itself (--data-dir, or a kafka:// URL)",
-        )
+    """(cluster, topic id of each stream) of a log. Raises LogError."""
     found = log.identity()
     return found.cluster, {str(stream): topic for stream, topic in found.topics.items()}

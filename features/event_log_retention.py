@@ -142,7 +142,7 @@ def _blank(
         if not rows:
             return blanked
         after = rows[-1][0]
-        hers = [(empty, offset) for offset, kind, body in rows if _is_hers(kind, body, user)]
+        hers = [(empty, offset) for offset, kind, body in rows if is_hers(kind, body, user)]
         with file.lock, file.transaction() as w:
             w.execute("PRAGMA secure_delete=ON")
             blanked += (
@@ -160,7 +160,7 @@ class _Who(msgspec.Struct):
     op: str | None = None
 
 
-def _is_hers(kind: str, body: bytes, user: str) -> bool:
+def is_hers(kind: str, body: bytes, user: str) -> bool:
     """Whether a record under her key is hers, not a session's of that name, and no deletion. A damaged one goes."""
     try:
         if kind == "served":

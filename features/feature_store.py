@@ -210,8 +210,10 @@ class UserStates:
         self._held[state.key] = state
         self._held.move_to_end(state.key)
         self._dirty.add(state.key)
-        self._deleted.discard(state.key)
-        self._evict()
+        if self._deleted:
+            self._deleted.discard(state.key)
+        if len(self._held) > self.capacity:
+            self._evict()
 
     def delete(self, key: int) -> None:
         """Forget an actor: at once here, in the store at the next flush."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from features.hash_window_kernels import find, insert, insert_all, remove_first
+from features.hash_window_kernels import find, insert_all, offer, remove_first
 
 ENTRIES_A_CHUNK = 4_096
 Entries = npt.NDArray[np.void]
@@ -28,6 +28,7 @@ class HashWindow:
 
     def _allocate(self, capacity: int) -> None:
         self._entries = np.zeros(capacity, _ENTRY)
+        self._keys, self._values, self._times = (self._entries[name] for name in ("key", "value", "time"))
         self._table = np.full(1 << (2 * capacity - 1).bit_length(), -1, np.int64)
         self._first = 0  # sequence number of the oldest entry
         self._next = 0
@@ -38,18 +39,16 @@ class HashWindow:
 
     def add(self, key: int, value: int, now: int) -> bool:
         """Remember key → value at time `now` (ms, of the event); False where the key is there already."""
-        self.expire(now)
-        keys = self._entries["key"]
-        if find(self._table, keys, len(keys), np.uint64(key)) >= 0:
-            return False
-        if len(self) == self.max_entries:
-            self._drop()
-        elif len(self) == len(self._entries):
+        oldest, hashed = now - self.max_age_ms, np.uint64(key)
+        while True:
+            self._first, done = offer(
+                self._table, self._keys, self._values, self._times, self._first, self._next, self.max_entries, oldest,
+                hashed, value, now,
+            )  # fmt: skip
+            if done >= 0:
+                self._next += done
+                return bool(done)
             self._grow()
-        self._entries[self._next % len(self._entries)] = (key, value, now)
-        insert(self._table, self._entries["key"], len(self._entries), self._next, np.uint64(key))
-        self._next += 1
-        return True
 
     def get(self, key: int) -> int | None:
         """The value of the key, or None."""

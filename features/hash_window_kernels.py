@@ -63,6 +63,31 @@ def remove_first(table: I64, keys: U64, capacity: int, sequence: int) -> None:
     table[hole] = -1
 
 
+@njit(cache=True, nogil=True)
+def offer(
+    table: I64, keys: U64, values: I64, times: I64, first: int, after: int, most: int, oldest: int,
+    key: Any, value: int, now: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Drop what is older than `oldest`, then enter key → value at time `now`, the oldest going beyond `most`
+    entries; (first, 1), or (first, 0) where the key is there already, (first, -1) where the ring must grow before.
+    """
+    capacity = keys.shape[0]
+    while first < after and times[first % capacity] < oldest:
+        remove_first(table, keys, capacity, first)
+        first += 1
+    if find(table, keys, capacity, key) >= 0:
+        return first, 0
+    if after - first == most:
+        remove_first(table, keys, capacity, first)
+        first += 1
+    elif after - first == capacity:
+        return first, -1
+    at = after % capacity
+    keys[at], values[at], times[at] = key, value, now
+    insert(table, keys, capacity, after, key)
+    return first, 1
+
+
 def warm() -> None:
     """Compile all of them for the arrays of a HashWindow, so that the first event need not wait."""
     from features.hash_window import HashWindow

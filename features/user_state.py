@@ -118,13 +118,11 @@ class UserState:
         """The newest `limit` interactions with a time ≤ t (those of the same time too: a basket), as
         copies.
         """
-        end = self._n
-        if end and self._times[self._lo + end - 1] > t:
-            end = int(np.searchsorted(self.times, t, side="right"))
-        start = max(0, end - limit)
-        return Recents(
-            self.items[start:end].copy(), self.times[start:end].copy(), self.kinds[start:end].copy()
-        )
+        low, end = self._lo, self._lo + self._n
+        if self._n and self._times[end - 1] > t:
+            end = low + int(np.searchsorted(self.times, t, side="right"))
+        part = slice(max(low, end - limit), end)
+        return Recents(self._items[part].copy(), self._times[part].copy(), self._kinds[part].copy())
 
     def until(self, t: int) -> UserState:
         """A copy that holds only the interactions with a time ≤ t: the state as it was then."""

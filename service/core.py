@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from features.errors import LogError, NotReady, ReplError
 from features.event_log import EventLog, open_log
-from features.hash_window import HashWindow
 from features.realtime import RealtimeConfig
 from features.records import partitions_in
 from service.arm_weights import ArmWeights
@@ -33,7 +32,7 @@ from service.settings import Settings
 from service.status import Freshness
 from service.timed_store import timed
 from service.title_index import TitleIndexer
-from service.user_state_consumer import STREAM, UserStateConsumer
+from service.user_state_consumer import STREAM, UserStateConsumer, ids_seen
 from service.warm_up import warm_up
 from service.weight_store import WeightStore, open_weight_store
 
@@ -45,13 +44,6 @@ NO_BASE = "there is no base model: candidates are answered in the order they cam
 def now_ms() -> int:
     """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000
-
-
-def ids_seen(event_log: EventLog, settings: Settings) -> HashWindow | None:
-    """The window of event ids that user states need, where the log itself lets an id be there twice."""
-    if "ids-once" in event_log.promises:
-        return None
-    return HashWindow(settings.dedup_ids, int(settings.dedup_hours * 3_600_000))
 
 
 class Running:

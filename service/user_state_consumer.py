@@ -27,6 +27,7 @@ from service.log_positions import LOG, generation_in, log_key, positions_in, to_
 from service.memory import trim
 from service.metrics import Metrics
 from service.progress import Progress
+from service.settings import Settings
 from service.shared_users import SharedUserStates
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,13 @@ MANY = 50_000
 _BATCH = 2_000
 _SLICE = 32
 _MANY_DIRTY = 5_000
+
+
+def ids_seen(event_log: EventLog, settings: Settings) -> HashWindow | None:
+    """The window of event ids that user states need, where the log itself lets an id be there twice."""
+    if "ids-once" in event_log.promises:
+        return None
+    return HashWindow(settings.dedup_ids, int(settings.dedup_hours * 3_600_000))
 
 
 class UserStateConsumer(Background):

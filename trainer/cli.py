@@ -17,11 +17,12 @@ from features.kernel_cache import forget_stale_kernels
 from service import cli_versions
 from service.cli import Host, Port, app, host_to_call, url_of
 from service.console import Config, DataDir, Json, main_of, note, progress_bar, report, settings_of
-from trainer import cli_bench, cli_experiments, cli_import
+from trainer import cli_archive, cli_bench, cli_experiments, cli_import
 
 app.add_typer(cli_import.app, name="import")
 app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_experiments.app, name="experiments")
+cli_archive.add_to(app)
 
 STARTING = 300.0
 """Seconds after which a ranker that does not answer is an error."""
@@ -105,10 +106,12 @@ def train(
         Path | None, typer.Option("--out", help="Where bases are kept [default: DATA_DIR/base].")
     ] = None,
     sample: Sample = False,
+    from_archive: cli_archive.FromArchive = None,
     json: Json = False,
 ) -> None:
     """Train a base model offline from the imported log (needs torch: `make train`); `run` then serves it."""
-    settings = settings_of(data_dir, config)
+    read = settings_of if from_archive is None else cli_archive.settings_for_archive
+    settings = read(data_dir, config)
     from service.console import require
 
     require("torch", "training needs torch", "run `make train`, or: pip install 'repl-ranker[train]'")
@@ -117,7 +120,7 @@ def train(
     from trainer.offline import train as train_base
 
     with progress_bar("training", "steps", quiet=json) as progress:
-        made = train_base(settings, out or settings.data_dir / "base", progress=progress)
+        made = train_base(settings, out or settings.data_dir / "base", from_archive=from_archive, progress=progress)
     report({"base": str(made)}, json)
 
 

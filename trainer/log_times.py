@@ -1,4 +1,4 @@
-"""Reads the log for offline training: its events in time order, and the times that split it. Keeps neither.
+"""Reads the log, or an archive of it, for offline training: events in time order, and the times that split it.
 
 The split is by time always, at shares of the log's behaviours (interactions and rankings), so that a quiet year and a
 busy week weigh by what happened in them.
@@ -6,6 +6,7 @@ busy week weigh by what happened in them.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -48,22 +49,27 @@ def read_events(log: EventLog, until: int | None = None) -> Iterator[Event]:
     """Items, interactions and rankings of a log in time order, those before `until` ms only."""
 
     def stored() -> Iterator[Event]:
-        for record in _stored(log):
+        for record in event_records(log):
             if record.kind in KINDS and (until is None or record.effective_time < until):
                 event = from_bytes(record.body)
-                yield event if event.timestamp == record.effective_time else _at(event, record.effective_time)
+                if event.timestamp != record.effective_time:
+                    event = _at(event, record.effective_time)
+                yield event
 
     return in_time_order(stored())
 
 
-def _stored(log: EventLog) -> Iterator[Record]:
-    """Every record of the stream `event` that is there, one partition after the other."""
-    starts = log.start_offsets()
-    for name in partitions_in("event", starts):
-        at, partition = starts[name], split_key(name)[1]
+def event_records(log: EventLog) -> Iterator[Record]:
+    """The records of the stream `event` in the order of their partition; several partitions meet by effective time."""
+
+    def of(partition: int, at: int) -> Iterator[Record]:
         while records := log.read("event", at, partition=partition):
             yield from records
             at = records[-1].offset + 1
+
+    starts = log.start_offsets()
+    parts = [of(split_key(name)[1], starts[name]) for name in sorted(partitions_in("event", starts))]
+    return parts[0] if len(parts) == 1 else heapq.merge(*parts, key=lambda record: record.effective_time)
 
 
 def _at(event: Event, time: int) -> Event:
@@ -78,7 +84,7 @@ def split_times(log: EventLog, seed: int, until: int | None = None) -> Splits:
     """
     rng = np.random.default_rng(seed)
     sample, seen = np.zeros(SAMPLE, np.int64), 0
-    for record in _stored(log):
+    for record in event_records(log):
         behaviour = record.kind in ("interaction", "ranking")
         if behaviour and (until is None or record.effective_time < until):
             place = seen if seen < SAMPLE else int(rng.integers(seen + 1))

@@ -278,17 +278,23 @@ def _rows_of_current(out: Path) -> list[int] | None:
     return [tables[name] for name in ("user", "item", "word")]
 
 
-def train(settings: Settings, out: Path, *, progress: Progress = lambda done, total: None) -> Path:
-    """Train a base model from the log of `settings.data_dir`; returns out/<sha256>, which out/current then
-    names.
+def train(
+    settings: Settings,
+    out: Path,
+    *,
+    from_archive: str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Path:
+    """Train a base model from the log of `settings.data_dir`, or from the archive at a URL; returns out/<sha256>,
+    which out/current then names.
 
     Raises InvalidInput when the log holds too little, SchemaError when the schema file is wrong.
     """
     schema = Schema.load(settings.schema_file)
-    log = open_log(settings)
+    log = open_log(settings) if from_archive is None else _archive(from_archive)
     try:
         origin = {
-            "data": "the event log",
+            "data": "the event log" if from_archive is None else "an archive of the event log",
             "imports": _imported(settings.data_dir),
             "code": importlib.metadata.version("repl-ranker"),
             "command": "repl-ranker train",
@@ -296,6 +302,12 @@ def train(settings: Settings, out: Path, *, progress: Progress = lambda done, to
         return Training(settings, schema, log, progress).run(out, origin)
     finally:
         log.close()
+
+
+def _archive(url: str) -> EventLog:
+    from features.event_log_archive import ArchiveLog
+
+    return ArchiveLog(url)
 
 
 def _imported(data_dir: Path) -> dict[str, Any]:

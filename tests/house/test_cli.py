@@ -30,7 +30,7 @@ def every_command() -> list[tuple[str, ...]]:
 
 COMMANDS = every_command()
 REPORTS = [
-    *("config", "topics", "doctor", "size", "schema", "train", "validate", "warm", "backtest"),
+    *("archive", "bootstrap", "config", "topics", "doctor", "size", "schema", "train", "validate", "warm", "backtest"),
     *("import", "bench", "versions"),
 ]
 
@@ -115,6 +115,9 @@ def test_config_tells_value_source_and_masks_secrets(data_dir: Path, root: Path)
         (("topics", "--json"), {"REPL_LOG_URL": "kafka://127.0.0.1:1/x?timeout_ms=1000"}, 1, "nobody listens"),
         (("serve",), {"REPL_LOG_URL": "kafka://127.0.0.1:1/x?timeout_ms=1000"}, 1, "nobody listens"),
         (("versions", "show"), {}, 2, "Missing argument"),
+        (("bootstrap", "--archive", "no-such-place", "--part", "users"), {}, 1, "there is no archive"),
+        (("archive", "--to", "gopher://host/x", "--once"), {}, 2, "no archive can lie there"),
+        (("train", "--from-archive", "no-such-place"), {}, 1, "there is no archive"),
         (("no-such-command",), {}, 2, "No such command"),
     ],
     ids=str,

@@ -54,7 +54,13 @@ def test_torch_is_imported_where_training_is_and_nowhere_else(root: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("client", "module"), [("redis", "features/redis_client.py"), ("kafka", "features/event_log_kafka.py")]
+    ("client", "module"),
+    [
+        ("redis", "features/redis_client.py"),
+        ("kafka", "features/event_log_kafka.py"),
+        ("fsspec", "features/event_log_archive_place.py"),
+        ("pyarrow", "features/event_log_archive_parquet.py"),
+    ],
 )
 def test_one_module_imports_a_networked_client_and_nothing_loads_it_unasked(
     root: Path, client: str, module: str

@@ -1,0 +1,208 @@
+"""`repl-ranker archive` and `bootstrap`: the log into an archive, and an archive into a model. Heavy imports stand
+inside the commands.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from service.console import Config, DataDir, Json, note, progress_bar, report, require
+
+if TYPE_CHECKING:
+    from features.event_log import EventLog
+    from features.event_log_archive_manifest import Began
+    from service.settings import Settings
+    from trainer.archive.sink import Sink
+
+Part = Literal["all", "weights", "users"]
+FromArchive = Annotated[
+    str | None, typer.Option("--from-archive", help="Read events from the archive at this URL, not from the log.")
+]
+
+
+def settings_for_archive(data_dir: Path | None, config: Path | None, log: str | None = None) -> Settings:
+    """The effective settings, on whichever log; `log`: its URL instead of the settings'. Raises SettingsError."""
+    require("pyarrow", "an archive needs pyarrow", "pip install 'repl-ranker[archive]'")
+    from service.settings import load_settings
+
+    return load_settings(config, data_dir=data_dir, log_url=log)[0]
+
+
+def archive(
+    to: Annotated[str, typer.Option("--to", help="Directory or URL (s3://, gs://, …) of the archive.")],
+    once: Annotated[bool, typer.Option("--once", help="Archive what is there now, tidy, and end.")] = False,
+    every: Annotated[float, typer.Option("--every", min=1, help="Seconds between two writes.")] = 60.0,
+    accept_gaps: Annotated[
+        bool, typer.Option("--accept-gaps", help="Go on where the log has lost what was not archived.")
+    ] = False,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Follow the log into an archive of Parquet files, each record once; merge and blank there. Runs until stopped."""
+    settings = settings_for_archive(data_dir, config)
+    from features.event_log import open_log
+    from features.event_log_archive_store import ArchiveStore
+    from trainer.archive.sink import Sink
+    from trainer.archive.tidy import Tidy
+
+    store = ArchiveStore(to)
+    with closing(open_log(settings)) as log:
+        began = None if store.latest() is not None else _began(settings, log)
+        sink, tidy = Sink(log, store, began=began, accept_gaps=accept_gaps), Tidy(store)
+        before = sink.manifest.offsets
+
+        def tidied() -> None:
+            sink.manifest = tidy.run(sink.manifest)
+
+        if once:
+            sink.catch_up()
+            tidied()
+        else:
+            _until_stopped(sink, tidied, every, settings)
+        made = sink.manifest
+        records = sum(at - before.get(name, made.starts.get(name, 0)) for name, at in made.offsets.items())
+        report({"archive": to, "offsets_archived": records, **tidy.counts, "parts": len(made.parts),
+                "bytes": sum(part.bytes for part in made.parts), "offsets": made.offsets}, json)  # fmt: skip
+
+
+def _until_stopped(sink: Sink, tidied: Any, every: float, settings: Settings) -> None:
+    import signal
+    import threading
+
+    from service.logs import set_up
+    from trainer.archive.sink import follow
+
+    set_up(settings.log_level)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    follow(sink, stop, every, tidied)
+
+
+def _began(settings: Settings, log: EventLog) -> Began | None:
+    """Base and rules that the trainer began with, where they have not changed since; None where that is not known."""
+    import msgspec
+
+    from features.errors import ArtifactError
+    from features.event_log_archive_manifest import Began
+    from service.weight_store import open_weight_store
+    from trainer.bases import current_base
+    from trainer.checkpoint import meta_of
+    from trainer.rules import Rules
+
+    at = log.start_offsets()["control/0"]
+    while records := log.read("control", at):
+        if any(record.kind in ("base", "settings") for record in records):
+            return None
+        at = records[-1].offset + 1
+    with closing(open_weight_store(settings)) as store:
+        checkpoint = store.latest_checkpoint()
+        if checkpoint is not None:
+            meta = meta_of({"meta/state": store.chunk(checkpoint.chunks["meta/state"])})
+            return Began(meta.base, meta.rules)
+    try:
+        return Began(current_base(settings).sha256, msgspec.structs.asdict(Rules.of(settings)))
+    except ArtifactError:
+        return None
+
+
+def bootstrap(
+    archive: Annotated[str, typer.Option("--archive", help="Directory or URL of the archive.")],
+    then: Annotated[
+        str | None, typer.Option("--then", help="The live log, kafka://… [default: that of the settings].")
+    ] = None,
+    restore_log: Annotated[
+        bool, typer.Option("--restore-log", help="The embedded log is lost: an empty one goes on behind the archive.")
+    ] = False,
+    part: Annotated[Part, typer.Option("--part", help="What to build.")] = "all",
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Build counters, i2i, user states and weights from an archive; `learn` and `serve` then go on with the log."""
+    settings = settings_for_archive(data_dir, config, then)
+    import subprocess
+
+    answer: dict[str, Any] = {}
+    child = None
+    if restore_log:
+        answer["restored"] = _restore_log(settings, archive)
+    if part == "all":  # beside the weights, on another core
+        where = ["--data-dir", str(settings.data_dir)] + (["--config", str(config)] if config else [])
+        itself = [sys.executable, "-m", "trainer.cli", "bootstrap", "--archive", archive, "--part", "users", "--json"]
+        command = [*itself, *where, *(["--then", then] if then else [])]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        answer |= _build(settings, archive, part, json)
+    except BaseException:
+        if child is not None:
+            child.terminate()
+            child.communicate()
+        raise
+    if child is not None:
+        answer |= _of_child(child)
+    report(answer, json, lambda: _lines(answer))
+    note("`repl-ranker learn` and `serve` go on from here")
+
+
+def _restore_log(settings: Settings, archive: str) -> list[str]:
+    from features.event_log import open_log
+    from features.event_log_archive import ArchiveLog
+    from features.event_log_restore import restore_log as restore
+
+    with closing(ArchiveLog(archive)) as found, closing(open_log(settings)) as live:
+        return restore(live, found.manifest.log, found.manifest.offsets)
+
+
+def _build(settings: Settings, archive: str, part: Part, quiet: bool) -> dict[str, Any]:
+    from features.event_log import open_log
+    from trainer.archive.bootstrap import bootstrap_weights
+    from trainer.archive.users import bootstrap_users
+
+    with closing(open_log(settings)) as live, progress_bar("learning", "events", quiet=quiet) as progress:
+        if part == "users":
+            return {"users": bootstrap_users(settings, archive, live, progress)}
+        return {"weights": bootstrap_weights(settings, archive, live, progress)}
+
+
+def _of_child(child: Any) -> dict[str, Any]:
+    import orjson
+
+    from features.errors import ReplError
+
+    out, errors = child.communicate()
+    if child.returncode:
+        raise ReplError(
+            f"the weights are built, the user states are not: {errors.strip().splitlines()[-1:]}",
+            hint="repl-ranker bootstrap --part users says more",
+        )
+    found: dict[str, Any] = orjson.loads(out)
+    return found
+
+
+def _lines(answer: dict[str, Any]) -> Iterator[str]:
+    if found := answer.get("restored"):
+        yield f"log: {', '.join(found)} go on where the archive ends"
+    if found := answer.get("weights"):
+        how = "the recorded cuts were followed" if found["follows_cuts"] else "cuts were chosen anew"
+        yield (
+            f"version {found['version']:,}: {found['events']:,} events in {found['seconds']:,.1f} s"
+            f" ({found['events_per_second']:,} a second); {how}"
+        )
+    if found := answer.get("users"):
+        yield f"user states: {found['interactions']:,} interactions in {found['seconds']:,.1f} s"
+        if found["items"] is not None:
+            yield f"items: {found['items']:,}"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Both commands."""
+    app.command()(archive)
+    app.command()(bootstrap)
