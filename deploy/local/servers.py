@@ -228,24 +228,29 @@ def format_storage(java: Sequence[str], properties: Path, cluster: str, users: M
 
 def jars() -> Path:
     """The directory with the broker's jars; fetched with Maven the first time. Raises ServerError."""
-    pom = HERE / "kafka/pom.xml"
-    libs = BUILD / f"kafka-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
+    return fetched(HERE / "kafka/pom.xml", "kafka", "kafka_*.jar")
+
+
+def fetched(pom: Path, name: str, proof: str) -> Path:
+    """The directory in `build/` with what a pom depends on; fetched with Maven the first time. proof: a file of it.
+
+    Raises ServerError.
+    """
+    libs = BUILD / f"{name}-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
     if libs.exists():
         return libs
     maven = program("mvn", "maven default-jre-headless")
     BUILD.mkdir(parents=True, exist_ok=True)
-    fetched = Path(tempfile.mkdtemp(prefix="kafka-", dir=BUILD))
-    command = [maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={fetched}"]
+    place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=BUILD))
+    command = [maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={place}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
-    if done.returncode or not any(fetched.glob("kafka_*.jar")):
-        shutil.rmtree(fetched, ignore_errors=True)
-        raise ServerError(
-            f"Maven cannot fetch Apache Kafka: is the network there?\n{(done.stdout + done.stderr)[-_TAIL:]}"
-        )
+    if done.returncode or not any(place.glob(proof)):
+        shutil.rmtree(place, ignore_errors=True)
+        raise ServerError(f"Maven cannot fetch {name}: is the network there?\n{(done.stdout + done.stderr)[-_TAIL:]}")
     try:
-        fetched.rename(libs)
+        place.rename(libs)
     except OSError:  # another process was first
-        shutil.rmtree(fetched, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
     return libs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,18 @@ def test_each_ranker_answers_with_the_trainers_weights(up: dict[str, int], place
             return
         assert time.monotonic() < deadline, answer
         time.sleep(0.2)
+
+
+def test_the_smoke_test_of_the_images_passes(up: dict[str, int], place: Path) -> None:
+    """`deploy/docker/smoke.sh`, as the release workflow runs it; on one ranker while there is no common log."""
+    if shutil.which("curl") is None:
+        unavailable("curl is not installed: apt-get install -y curl")
+    url = f"http://127.0.0.1:{port_of(place / 'data', 'ranker-1:8080' if NOT_YET else 'proxy:8080')}"
+    done = subprocess.run(
+        ["bash", "deploy/docker/smoke.sh", url], cwd=ROOT, capture_output=True, text=True, check=False, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    assert "her click counts" in done.stdout
 
 
 def test_a_second_start_leaves_what_runs_and_starts_what_ended(up: dict[str, int], place: Path) -> None:
