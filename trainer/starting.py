@@ -12,10 +12,9 @@ from typing import Any
 
 from features.errors import StoreError
 from features.event_log import open_log
+from features.records import partitions_in
 from service.settings import Settings
 from service.weight_store import open_weight_store
-
-EVENTS = "event/0"
 
 
 class Reading:
@@ -26,7 +25,9 @@ class Reading:
         self._settings, self._host, self._port = settings, host, port
         self._trained = self._ranked = 0
         with closing(open_log(settings)) as log:
-            self.total = log.end_offsets().get(EVENTS, 0)
+            ends = log.end_offsets()
+        self._ends = {name: ends[name] for name in partitions_in("event", ends)}
+        self.total = sum(self._ends.values())
 
     def done(self) -> int:
         """Events of these that both have read: the smaller of the two, as far as they last said."""
@@ -40,7 +41,7 @@ class Reading:
                 latest = store.latest()
         except StoreError:
             return 0
-        return 0 if latest is None else min(self.total, latest.offsets.get(EVENTS, 0))
+        return 0 if latest is None else sum(min(end, latest.offsets.get(name, 0)) for name, end in self._ends.items())
 
     def _ranker(self) -> int:
         status = self._get("/v1/status")
