@@ -1,11 +1,10 @@
-"""service/alive.py and service/standby.py: by the heartbeat of a real weight store, as processes."""
+"""service/alive.py: by the heartbeat of a real weight store, as a process."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -51,31 +50,3 @@ def test_redis_that_is_down_is_said(data_dir: Path, monkeypatch: pytest.MonkeyPa
     assert done.returncode == 1
     assert "redis://127.0.0.1:1/0" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_standby_starts_at_once_where_nobody_learns(data_dir: Path) -> None:
-    began = time.monotonic()
-    done = run(data_dir, "service.standby", "--seconds", "30", "--", "echo", "I learn")
-    assert (done.returncode, done.stdout) == (0, "I learn\n")
-    assert time.monotonic() - began < 20
-
-
-def test_a_standby_waits_while_somebody_learns_and_takes_over_in_silence(data_dir: Path) -> None:
-    settings, at = Settings(data_dir=data_dir), 5  # the other one's clock is wrong by decades: no clocks are compared
-    beat(settings, at)
-    ended: list[float] = []
-    waiting = threading.Thread(
-        target=lambda: ended.append(
-            (run(data_dir, "service.standby", "--seconds", "1.5", "--", "true"), time.monotonic())[1]
-        )
-    )
-    waiting.start()
-    for _ in range(6):
-        at += 500
-        beat(settings, at)
-        time.sleep(0.5)
-        assert not ended, "it beats, so nobody takes over"
-    silent_since = time.monotonic()
-    waiting.join(30)
-    assert ended
-    assert 0.5 < ended[0] - silent_since < 10
