@@ -7,6 +7,7 @@ set -euo pipefail
 missing=()
 command -v chromium >/dev/null 2>&1 || [ -n "${CHROMIUM:-}" ] || missing+=(chromium fonts-dejavu-core)
 command -v redis-server >/dev/null 2>&1 || [ -n "${REPL_TEST_REDIS:-}" ] || missing+=(redis-server)
+command -v curl >/dev/null 2>&1 || missing+=(curl)
 command -v haproxy >/dev/null 2>&1 || missing+=(haproxy)
 if [ -z "${REPL_TEST_KAFKA:-}" ]; then
     command -v java >/dev/null 2>&1 || missing+=(default-jre-headless)

@@ -16,7 +16,8 @@ import yaml
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(\w+)(?::([-?])([^}]*))?\})")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-DONE = "service_completed_successfully"
+OURS = "repl-ranker/"
+"""How the names of images begin that are built from this source tree."""
 
 
 class ComposeError(Exception):
@@ -35,7 +36,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Service:
-    """One service as the file tells it, variables filled in. `mounts`: path in the container → volume or path here."""
+    """One service as the file tells it, variables filled in. `built`: from this source tree; `mounts`: path in the container → volume or path here."""
 
     name: str
     image: str
@@ -107,7 +108,7 @@ def _service(name: str, entry: Mapping[str, Any]) -> Service:
     return Service(
         name=name,
         image=entry["image"],
-        built="build" in entry,
+        built=entry["image"].startswith(OURS),
         command=tuple(entry.get("command", [])),
         environment=dict(entry.get("environment", {})),
         ports=_ports(entry),

@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -240,6 +241,7 @@ def fetched(pom: Path, name: str, proof: str) -> Path:
     if libs.exists():
         return libs
     maven = program("mvn", "maven default-jre-headless")
+    print(f"fetching {name} with Maven into {libs.name} (once) …", file=sys.stderr, flush=True)
     BUILD.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=BUILD))
     command = [maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={place}"]

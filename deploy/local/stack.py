@@ -138,8 +138,10 @@ class Stack:
         for name, service in self.services.items():
             if not service.once:
                 pid = self.daemon(name).pid()
-                where = ", ".join(_url(service, port, here) for port, here in self.ports.get(name, {}).items())
-                yield f"{name:<10} {f'pid {pid}' if pid else 'down':<13} {where or 'no port'}"
+                where = [_url(service, port, here) for port, here in self.ports.get(name, {}).items()]
+                if programs.kind(service) == programs.KAFKA:
+                    where = where[:1]  # the one for clients; the others are the broker's own
+                yield f"{name:<10} {f'pid {pid}' if pid else 'down':<13} {', '.join(where) or 'no port'}"
 
 
 def _url(service: Service, port: int, here: int) -> str:

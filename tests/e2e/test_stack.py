@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,17 +116,63 @@ def test_the_smoke_test_of_the_images_passes(up: dict[str, int], place: Path) ->
     assert "her click counts" in done.stdout
 
 
-def test_a_second_start_leaves_what_runs_and_starts_what_ended(up: dict[str, int], place: Path) -> None:
+def test_a_second_start_leaves_what_runs(up: dict[str, int], place: Path) -> None:
     again = stack("up", place / "data")
     assert again.returncode == 0, again.stderr
     assert pids(again.stdout) == up
     assert again.stderr.count("runs already") == len(SERVICES)
-    os.kill(up["ranker-2"], signal.SIGKILL)
-    third = stack("up", place / "data")
-    assert third.returncode == 0, third.stderr
-    new = pids(third.stdout)
-    assert new.pop("ranker-2") != up["ranker-2"]
-    assert new == {name: pid for name, pid in up.items() if name != "ranker-2"}
+
+
+def test_rankers_end_and_come_back_and_no_request_fails(up: dict[str, int], place: Path) -> None:
+    """One is told to end, the other one is killed; requests go through the proxy on connections that stay open."""
+    load = Load(port_of(place / "data", "proxy:8080"))
+    now = dict(up)
+    with load:
+        for name, number in (("ranker-1", signal.SIGTERM), ("ranker-2", signal.SIGKILL)):
+            os.kill(now[name], number)
+            again = stack("up", place / "data")
+            assert again.returncode == 0, again.stderr
+            before, now = now, pids(again.stdout)
+            assert {other for other in now if now[other] != before[other]} == {name}
+            time.sleep(1.5)  # the proxy looks once a second
+    assert load.failed == []
+    assert load.answered > 100
+
+
+class Load:
+    """Asks for rankings from two threads, one request after the other, until the block is left."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._stop = port, threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(f"user-{k}",)) for k in range(2)]
+        self.answered, self.failed = 0, list[str]()
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _run(self, user: str) -> None:
+        body = json.dumps({"user": user, "items": [f"i{k}" for k in range(50)]})
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        while not self._stop.wait(0.03):
+            try:
+                connection.request("POST", "/v1/rank", body)
+                answer = connection.getresponse()
+                text = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                self.failed.append(repr(error))
+                connection.close()
+                continue
+            if answer.status == 200:
+                self.answered += 1
+            else:
+                self.failed.append(f"{answer.status} {text[:100]!r}")
+        connection.close()
 
 
 def test_stop_leaves_nothing_of_it_and_all_of_others(up: dict[str, int], place: Path) -> None:

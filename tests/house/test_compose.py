@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.local.compose import ComposeError, Health, Service, fill, read, seconds
+from deploy.local.compose import OURS, ComposeError, Health, Service, fill, read, seconds
 from deploy.local.places import Places
 from deploy.local.programs import properties
 from service.settings import Settings
@@ -59,7 +59,7 @@ def test_every_service_is_hardened_and_bounded(name: str) -> None:
         assert entry["healthcheck"].keys() == {"test", "interval", "timeout", "retries", "start_period"}
 
 
-@pytest.mark.parametrize("name", [name for name, entry in SERVICES.items() if "build" in entry])
+@pytest.mark.parametrize("name", [name for name, entry in SERVICES.items() if entry["image"].startswith(OURS)])
 def test_every_setting_of_ours_is_one_and_has_a_value_that_is_taken(name: str) -> None:
     given = fill(SERVICES[name]["environment"], KEYS)
     ours = {key.removeprefix("REPL_").lower(): text for key, text in given.items() if key.startswith("REPL_")}
@@ -102,8 +102,9 @@ def test_versions_agree_with_those_elsewhere() -> None:
     pom = (ROOT / "deploy/local/kafka/pom.xml").read_text()
     assert f"<version>{SERVICES['kafka']['image'].partition(':')[2]}</version>" in pom
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    ours = {entry["image"] for entry in SERVICES.values() if "build" in entry}
+    ours = {entry["image"] for entry in SERVICES.values() if entry["image"].startswith(OURS)}
     assert ours == {f"repl-ranker/ranker:{version}", f"repl-ranker/trainer:{version}"}
+    assert sorted(entry["image"] for entry in SERVICES.values() if "build" in entry) == sorted(ours), "each is built once"
 
 
 def test_minimal_leaves_out_prometheus_and_grafana() -> None:
