@@ -36,7 +36,9 @@ class Health:
 
 @dataclass(frozen=True)
 class Service:
-    """One service as the file tells it, variables filled in. `built`: from this source tree; `mounts`: path in the container → volume or path here."""
+    """One service as the file tells it, variables filled in. `built`: from this source tree; `mounts`: path in the
+    container → volume or path here.
+    """
 
     name: str
     image: str
