@@ -68,13 +68,7 @@ def run(
 
 
 @app.command()
-def learn(
-    data_dir: DataDir = None,
-    config: Config = None,
-    standby: Annotated[
-        float | None, typer.Option("--standby", min=2, help="Wait until nobody has learned for so many seconds.")
-    ] = None,
-) -> None:
+def learn(data_dir: DataDir = None, config: Config = None) -> None:
     """Learn online: follow the log, update counters and weights, publish versions. Runs until stopped."""
     settings = settings_of(data_dir, config)
     import signal
@@ -87,10 +81,6 @@ def learn(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    if standby is not None:
-        from trainer.standby import wait_for_silence
-
-        wait_for_silence(settings, standby, stop)
     run_online(settings, stop)
 
 

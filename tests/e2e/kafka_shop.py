@@ -39,9 +39,8 @@ class KafkaShop:
         self.ports = {"a": free_port(), "b": free_port()}
 
     def start(self, name: str) -> None:
-        """Start `learner`, `standby`, `a` or `b` (again)."""
-        learners = {"learner": ["learn"], "standby": ["learn", "--standby", "5"]}
-        words = learners[name] if name in learners else ["serve", "--port", str(self.ports[name])]
+        """Start `learner`, `a` or `b` (again)."""
+        words = ["learn"] if name == "learner" else ["serve", "--port", str(self.ports[name])]
         known = {key: value for key, value in os.environ.items() if not key.startswith("REPL_")}
         with self.output(name).open("ab") as file:
             self.children[name] = subprocess.Popen(

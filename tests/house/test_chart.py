@@ -186,7 +186,7 @@ def test_what_the_values_say_is_what_runs(everything: dict[tuple[str, str], dict
     trainer = everything["StatefulSet", "-trainer"]["spec"]
     command = trainer["template"]["spec"]["containers"][0]["command"]
     assert trainer["replicas"] == 2
-    assert command == ["repl-ranker", "learn", "--standby", "5"]
+    assert command == ["repl-ranker", "learn", "--standby"]
     assert "replicas" not in everything["Deployment", "-ranker"]["spec"], "the autoscaler's"
     env = everything["Deployment", "-ranker"]["spec"]["template"]["spec"]["containers"][0]["env"]
     values = {entry["name"]: entry.get("value") for entry in env}
