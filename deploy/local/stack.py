@@ -31,6 +31,8 @@ from deploy.local.servers import ServerError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROFILE = "minimal"
+VARIABLES = ("BASE_MODEL",)
+"""Of docker-compose.yml's variables those that mean something without containers, too."""
 ONCE_SECONDS = 120.0
 LEFT = "what was started goes on: `make stop` ends it"
 
@@ -46,7 +48,8 @@ class Stack:
     def __init__(self, file: Path, data: Path, first_port: int) -> None:
         """first_port: of the ports that are counted up from it; 0: any that are free. Raises ComposeError."""
         self.data = data
-        self.services = read(file, os.environ | {"REPL_ADMIN_KEY": self._key()}, PROFILE)
+        given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        self.services = read(file, given | {"REPL_ADMIN_KEY": self._key()}, PROFILE)
         self._port_file = data / "ports.json"
         self.ports = ports.chosen(self._port_file, self.services.values(), first_port)
         self.places = Places(ROOT, data / "volumes", self.ports)

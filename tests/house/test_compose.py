@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tomllib
 from pathlib import Path
@@ -18,7 +19,9 @@ import yaml
 
 from deploy.local.compose import OURS, ComposeError, Health, Service, fill, read, seconds
 from deploy.local.places import Places
+from deploy.local.ports import chosen, require_free
 from deploy.local.programs import properties
+from deploy.local.servers import ServerError
 from service.settings import Settings
 from tests.conftest import ROOT, unavailable
 from tests.house.schemas import broken, vendored
@@ -175,6 +178,37 @@ def test_one_pass_changes_an_address_once(tmp_path: Path) -> None:
 )
 def test_variables_are_filled_in(text: str, filled: str) -> None:
     assert fill({"k": [text]}, {"B": "given"}) == {"k": [filled]}
+
+
+def test_variables_of_the_file_are_no_settings_that_the_programs_would_refuse() -> None:
+    """Who exports one for compose runs `repl-ranker` in the same shell: an unknown REPL_ variable is an error there."""
+    named = set(re.findall(r"\$\{(REPL_\w+)", FILE.read_text()))
+    assert {name.removeprefix("REPL_").lower() for name in named} <= set(Settings.model_fields)
+
+
+def test_ports_are_counted_up_kept_and_added_to(tmp_path: Path) -> None:
+    services = read(FILE, KEYS, "minimal")
+    file = tmp_path / "ports.json"
+    first = chosen(file, list(services.values())[:2], 9_000)
+    assert [port for ports in first.values() for port in ports.values()] == list(range(9_000, 9_004))
+    again = chosen(file, services.values(), 7_000)
+    assert again.items() >= first.items()
+    every = [port for ports in again.values() for port in ports.values()]
+    assert len(set(every)) == len(every)
+    assert min(every) == 9_000
+    alone = chosen(tmp_path / "other.json", services.values(), 8_180)
+    assert alone["proxy"][8_080] == 8_180
+    free = chosen(tmp_path / "free.json", services.values(), 0)
+    assert all(20_000 <= port < 32_000 for ports in free.values() for port in ports.values())
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServerError, match=rf"redis: port {port} is taken by another program.*STACK_PORT"):
+            require_free("redis", {"redis": {6379: port}}, tmp_path / "ports.json")
 
 
 def test_a_required_variable_that_is_missing_is_named() -> None:
