@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local import programs
@@ -14,7 +15,20 @@ from deploy.local.places import Places
 from deploy.local.servers import ServerError
 
 TELL_SECONDS = 5.0
-AGAIN_SECONDS = 0.2
+AGAIN_SECONDS = 0.1
+REST = 3.0
+"""A check is not run again before so many times as long as it took: checks must not slow down what they wait for."""
+
+
+@dataclass
+class _Open:
+    """A service that is waited for: since when, what its check said last, and when to ask again."""
+
+    service: Service
+    daemon: Daemon
+    since: float
+    why: str = "not asked yet"
+    again: float = 0.0
 
 
 class Waiting:
@@ -22,42 +36,49 @@ class Waiting:
 
     def __init__(self, places: Places, home: Path, say: Callable[[str], None]) -> None:
         self._places, self._home, self._say = places, home, say
-        self._since: dict[str, tuple[float, Service, Daemon]] = {}
+        self._open: dict[str, _Open] = {}
         self._told = time.monotonic()
 
     def add(self, service: Service, daemon: Daemon) -> None:
         """Wait for this one, too, from now on."""
-        self._since[service.name] = (time.monotonic(), service, daemon)
+        self._open[service.name] = _Open(service, daemon, time.monotonic())
 
     def until(self, names: Collection[str] | None = None) -> None:
         """Return once these (None: all) are healthy. Raises ServerError, with the log's end, for one that ended or had
         its time.
         """
-        wanted = set(self._since if names is None else names)
-        while wanted & set(self._since):
-            reasons = {name: why for name in list(self._since) if (why := self._look(name))}
-            if reasons and time.monotonic() - self._told > TELL_SECONDS:
-                self._told = time.monotonic()
-                for name, why in reasons.items():
-                    self._say(f"{name}: not healthy yet ({why.splitlines()[-1][:160]})")
-            if wanted & set(self._since):
+        wanted = set(self._open if names is None else names)
+        while wanted & set(self._open):
+            for one in list(self._open.values()):
+                self._look(one)
+            if wanted & set(self._open):
+                self._tell()
                 time.sleep(AGAIN_SECONDS)
 
-    def _look(self, name: str) -> str | None:
-        """Why it is not healthy; None: it is, and is waited for no longer."""
-        since, service, daemon = self._since[name]
-        if daemon.pid() is None:
-            raise ServerError(f"{name} ended; its log, {daemon.output}, ends with:\n{daemon.tail()}")
-        why, seconds = self.check(service), time.monotonic() - since
+    def _tell(self) -> None:
+        """A line for each open service, every few seconds."""
+        if time.monotonic() - self._told > TELL_SECONDS:
+            self._told = time.monotonic()
+            for name, one in self._open.items():
+                self._say(f"{name}: not healthy yet ({one.why.splitlines()[-1][:160]})")
+
+    def _look(self, one: _Open) -> None:
+        """Ask a service if it is time to; a healthy one is waited for no longer. Raises ServerError."""
+        name, log = one.service.name, f"its log, {one.daemon.output}, ends with:\n"
+        if one.daemon.pid() is None:
+            raise ServerError(f"{name} ended; {log}{one.daemon.tail()}")
+        began = time.monotonic()
+        if began < one.again:
+            return
+        why, now = self.check(one.service), time.monotonic()
         if why is None:
-            self._say(f"{name}: healthy after {seconds:.1f} s (pid {daemon.pid()})")
-            del self._since[name]
-            return None
-        assert service.health is not None
-        if seconds > service.health.patience:
-            log = f"its log, {daemon.output}, ends with:\n{daemon.tail()}"
-            raise ServerError(f"{name} is not healthy after {seconds:.0f} s ({why}); {log}")
-        return why
+            self._say(f"{name}: healthy after {now - one.since:.1f} s (pid {one.daemon.pid()})")
+            del self._open[name]
+            return
+        one.why, one.again = why, now + REST * (now - began)
+        assert one.service.health is not None
+        if now - one.since > one.service.health.patience:
+            raise ServerError(f"{name} is not healthy after {now - one.since:.0f} s ({why}); {log}{one.daemon.tail()}")
 
     def check(self, service: Service) -> str | None:
         """Run a health check once: None if it passes, else what it says."""

@@ -204,6 +204,17 @@ def test_a_failed_start_shows_the_logs_end(place: Path, tmp_path: Path) -> None:
     assert processes_of(tmp_path / "data") == []
 
 
+def test_a_service_that_does_not_become_healthy_has_its_time_and_no_more(place: Path, tmp_path: Path) -> None:
+    deaf = {"test": ["CMD", "redis-cli", "-h", "127.0.0.1", "-p", "1", "ping"], "interval": "1s", "timeout": "5s"}
+    file = definition(tmp_path, redis={"healthcheck": deaf | {"retries": 1, "start_period": "1s"}})
+    failed = stack("up", tmp_path / "data", file)
+    stack("stop", tmp_path / "data", file)
+    assert failed.returncode == 1
+    assert "redis is not healthy after" in failed.stderr
+    assert "Connection refused" in failed.stderr
+    assert processes_of(tmp_path / "data") == []
+
+
 def test_a_process_that_has_got_our_number_is_never_signalled(tmp_path: Path) -> None:
     stranger = subprocess.Popen(["sleep", "60"])
     try:
