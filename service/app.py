@@ -22,7 +22,7 @@ from features.errors import ReplError, SettingsError
 from service import http, openapi
 from service.core import Service
 from service.direct import Direct
-from service.routes import events, health, page, rank, vectors, versions
+from service.routes import events, health, mode, page, rank, vectors, versions
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def create_app(service: Service) -> FastAPI:
         http.Gate, auth=service.auth, metrics=service.metrics, most=service.settings.max_body_bytes
     )
     app.include_router(ranking)
-    for part in (events, vectors, versions, health, page):
+    for part in (events, vectors, versions, mode, health, page):
         app.include_router(part.router(service))
     openapi.install(app)
     return app
