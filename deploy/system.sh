@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The system packages that tests and `make stack` need: Chromium for the page; a Redis, a Java 17 and Maven for the real
-# servers (deploy/local/servers.py), HAProxy before the rankers (deploy/local/stack.py). Installed with apt when root; else named in one line.
+# servers (deploy/local/servers.py), HAProxy before the rankers (deploy/local/stack.py); a Prometheus that asks what
+# dashboard and alert rules ask. Installed with apt when root; else named in one line.
 # Without them the tests that need them skip and say why; with CI=true they fail.
 set -euo pipefail
 
@@ -13,6 +14,7 @@ if [ -z "${REPL_TEST_KAFKA:-}" ]; then
     command -v java >/dev/null 2>&1 || missing+=(default-jre-headless)
     command -v mvn >/dev/null 2>&1 || missing+=(maven)
 fi
+command -v promtool >/dev/null 2>&1 || missing+=(prometheus)
 if [ ${#missing[@]} = 0 ]; then exit 0; fi
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

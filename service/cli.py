@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service import cli_dead_letter, cli_mode, cli_versions
+from service import cli_dead_letter, cli_doctor, cli_mode, cli_schema, cli_size, cli_versions
 from service.console import Config, DataDir, Json, main_of, note, report, settings_of
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_dead_letter.app, name="dead-letter")
 app.command("mode")(cli_mode.mode)
+app.add_typer(cli_schema.app, name="schema")
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to bind to [default: 127.0.0.1].")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to bind to [default: 8080].")]
@@ -90,6 +91,10 @@ def topics(
     lines = make_kafka_topics(settings, partitions, replication)
     answer = {"log": kafka_address(settings).shown, "topics": lines}
     report(answer, json, lambda: iter(lines or ["all topics are there, as planned"]))
+
+
+app.command("doctor")(cli_doctor.doctor)
+app.command("size")(cli_size.size)
 
 
 def host_to_call(host: str) -> str:

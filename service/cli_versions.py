@@ -100,6 +100,25 @@ def show_version(
     report(answer, json)
 
 
+@app.command("diff")
+def diff_versions(
+    a: Number,
+    b: Number,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many inputs, largest change first.")] = 20,
+    head: Annotated[str | None, typer.Option("--head", help="click or purchase [default: both].")] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show which inputs' weights changed most from version A to version B, by name and by block."""
+    settings = settings_of(data_dir, config)
+    from service.version_diff import compare, lines
+
+    with _store(settings) as store:
+        answer = compare(store.get(a), store.get(b), settings, top=top, head=head)
+    report(answer, json, lambda: lines(answer))
+
+
 @app.command("pin")
 def pin(
     version: Number, wait: Wait = 10.0, data_dir: DataDir = None, config: Config = None, json: Json = False

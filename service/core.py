@@ -31,6 +31,7 @@ from service.replica import Replica
 from service.retriever import Retriever
 from service.settings import Settings
 from service.status import Freshness
+from service.timed_store import timed
 from service.title_index import TitleIndexer
 from service.user_state_consumer import STREAM, UserStateConsumer
 from service.warm_up import warm_up
@@ -60,6 +61,7 @@ class Running:
         settings, metrics, clock = service.settings, service.metrics, service.clock
         self._log = service.log
         self.engine = engine
+        engine.users.store = timed(engine.users.store, metrics.store_seconds)
         self.encoder = ItemEncoder(
             engine.catalogue, engine.vectors, engine.scorer, engine.lock, metrics, engine.waiting
         )

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from features.errors import LogError, StoreError
+from features.event_log import EventLog
 from service.core import Running, Service
 from service.numbers import trainer_numbers
+
+DEAD_LETTERS = "dead-letter/"
 
 
 def update_gauges(service: Service) -> None:
@@ -22,6 +26,7 @@ def update_gauges(service: Service) -> None:
         metrics.experiment_off.labels(name).set(off)
     waiting = running.events_behind()
     metrics.behind.set(math.nan if waiting is None else waiting)
+    metrics.dead_letters.set(_dead_letters(service.log))
     _trainer(service, trainer_numbers(service))
 
 
@@ -34,6 +39,15 @@ def _ages(service: Service, running: Running) -> None:
             service.metrics.age.labels(name).set(max(0, now - through) / 1000)
 
 
+def _dead_letters(event_log: EventLog) -> float:
+    """Those that have not expired, of all partitions; NaN where the log does not answer."""
+    try:
+        ends, starts = event_log.end_offsets(), event_log.start_offsets()
+    except LogError:
+        return math.nan
+    return sum(end - starts.get(name, 0) for name, end in ends.items() if name.startswith(DEAD_LETTERS))
+
+
 def _trainer(service: Service, status: dict[str, Any]) -> None:
     """NaN where it is not known: there is no trainer, it has seen too little, or log or store do not answer."""
     metrics = service.metrics
@@ -44,3 +58,12 @@ def _trainer(service: Service, status: dict[str, Any]) -> None:
     for name in ("live", "frozen"):
         found = calibration.get(name)
         metrics.calibration.labels(name).set(math.nan if found is None else found)
+    metrics.trainer.update(status, _heartbeat(service), service.clock())
+
+
+def _heartbeat(service: Service) -> int | None:
+    try:
+        found = service.store.heartbeat()
+    except StoreError:
+        return None
+    return None if found is None else found.at

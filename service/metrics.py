@@ -1,4 +1,7 @@
-"""The counters and gauges of a ranker, in its own Prometheus registry. It measures nothing by itself."""
+"""The counters and gauges of a ranker, in its own Prometheus registry. It measures nothing by itself.
+
+What the trainer says of itself stands in `metrics_trainer.py`; docs/operations.md lists every name.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,17 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 
+from service.delays import Delays
+from service.metrics_trainer import TrainerMetrics
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.008, 0.015, 0.03, 0.1, 0.3, 1.0, 3.0)
+_CANDIDATES = (1, 10, 30, 100, 300, 1_000, 2_000, 5_000, 10_000, 100_000)
 
 
 class Metrics:
@@ -31,6 +39,15 @@ class Metrics:
             "repl_request_seconds", "time to answer", ["route"], buckets=_SECONDS, registry=r
         )
         self.candidates = Counter("repl_candidates", "candidates ranked", registry=r)
+        self.candidates_of_request = Histogram(
+            "repl_request_candidates", "candidates that a request had ranked", buckets=_CANDIDATES, registry=r
+        )
+        self.ranking_waiting = Gauge(
+            "repl_ranking_waiting", "large requests at the ranking worker, the one under way included", registry=r
+        )
+        self.events_waiting = Gauge(
+            "repl_events_waiting", "calls of /v1/events that wait for the log, or write it", registry=r
+        )
         self.duplicates = Counter("repl_duplicate_candidates", "candidates sent more than once", registry=r)
         self.unknown = Counter("repl_unknown_candidates", "candidates not in the catalogue", registry=r)
         self.stale = Counter("repl_stale_answers", "answers that say stale", ["reason"], registry=r)
@@ -60,6 +77,12 @@ class Metrics:
             "repl_consumed_events", "events applied to user state, by kind", ["kind"], registry=r
         )
         self.behind = Gauge("repl_user_state_behind", "events of the log not yet in user state", registry=r)
+        self.delays = Delays(r)
+        self.store_seconds = Histogram(
+            "repl_user_state_seconds", "calls of the store of user states", ["call"], buckets=_SECONDS, registry=r
+        )
+        self.dead_letters = Gauge("repl_dead_letters", "dead letters that lie in the log", registry=r)
+        self.trainer = TrainerMetrics(r)
         self.trainer_behind = Gauge(
             "repl_trainer_behind_records", "records of the log that the trainer has not learned", registry=r
         )
@@ -80,6 +103,7 @@ class Metrics:
         self.items = Gauge("repl_items", "items in the catalogue", registry=r)
         self.encoded = Counter("repl_items_encoded", "items encoded by the item tower", registry=r)
         self.encoding_waiting = Gauge("repl_items_waiting", "items waiting to be encoded", registry=r)
+        ProcessCollector(registry=r)
 
     def count(self, route: str, status: int, seconds: float) -> None:
         """One answer of a route."""
@@ -90,6 +114,11 @@ class Metrics:
         """Which surfaces are in passthrough."""
         for surface in (0, 1):
             self.passthrough.labels(str(surface)).set(surface in passthrough)
+
+    def ranked(self, candidates: int) -> None:
+        """The candidates of one request that were ranked."""
+        self.candidates.inc(candidates)
+        self.candidates_of_request.observe(candidates)
 
     def hold(self, before: str | None, now: str | None) -> None:
         """The gate's reason in the last version and in this one; a kind of reason counts when it appears."""

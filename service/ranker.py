@@ -177,7 +177,7 @@ class Ranker:
     ) -> Ranked:
         chances = sigmoid(raw[:, places])
         freshness = self._freshness.of(question, snapshot)
-        self._metrics.candidates.inc(len(found.rows))
+        self._metrics.ranked(len(found.rows))
         self._metrics.duplicates.inc(found.removed["duplicates"])
         self._metrics.unknown.inc(int(np.count_nonzero(found.rows < 0)))
         return Ranked(

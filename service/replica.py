@@ -108,6 +108,8 @@ class Replica(Background):
             self._metrics.failures.labels("store").inc()
             self.failing = True
             return False
+        counters, _ = self.through()
+        self._metrics.delays.served(counters, counters if self.snapshot.following else None, self._clock())
         if self.failing:
             log.warning("the weight store answers again")
         self.failing = False

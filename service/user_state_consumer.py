@@ -118,6 +118,9 @@ class UserStateConsumer(Background):
             found = self._log.tail(self._positions, _BATCH, TAIL_SECONDS)
             count = sum(map(len, found.records.values()))
             self._take(found)
+            if self._through:  # it had caught up before: what was read is news
+                for records in found.records.values():
+                    self._metrics.delays.applied(records, self._clock())
             self._blank_deleted()
             if found.whole:
                 self._through = began

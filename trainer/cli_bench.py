@@ -59,6 +59,22 @@ def retrieve(items: Items = MILLION, data_dir: DataDir = None, config: Config = 
 
 
 @app.command()
+def size(
+    redis: Annotated[str | None, typer.Option("--redis", help="A Redis to measure in (what is written goes).")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep the figures for `repl-ranker size` (service/figures.json).")
+    ] = False,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """The figures behind `repl-ranker size`; those of Redis only with --redis."""
+    from service.figures import FIGURES
+
+    _bench("size", data_dir, config, json, redis=redis, keep=FIGURES if record else None)
+
+
+@app.command()
 def items(items: Items = MILLION, data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
     """Start to ready and memory with a large catalogue."""
     _bench("items", data_dir, config, json, items=items)

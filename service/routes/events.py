@@ -52,7 +52,8 @@ def router(service: Service) -> APIRouter:
         service.auth.require_writer(request.headers.get("authorization"))
         body = await request.body()
         loop = asyncio.get_running_loop()
-        taken, good = await loop.run_in_executor(writers, service.intake.take, body, atomic)
+        with service.metrics.events_waiting.track_inprogress():
+            taken, good = await loop.run_in_executor(writers, service.intake.take, body, atomic)
         return answer(msgspec.json.encode(taken), request_id(request), 200 if good else 422)
 
     return routes

@@ -84,7 +84,8 @@ def router(service: Service) -> APIRouter:
         if inline:
             return answer(answer_bytes.to_bytes(work(), form), rid)
         loop = asyncio.get_running_loop()
-        content = await loop.run_in_executor(worker, lambda: answer_bytes.to_bytes(work(), form))
+        with service.metrics.ranking_waiting.track_inprogress():
+            content = await loop.run_in_executor(worker, lambda: answer_bytes.to_bytes(work(), form))
         return answer(content, rid)
 
     described: dict[str, Any] = openapi.describe(

@@ -29,7 +29,10 @@ def every_command() -> list[tuple[str, ...]]:
 
 
 COMMANDS = every_command()
-REPORTS = ["config", "topics", "train", "validate", "warm", "backtest", "import", "bench", "versions"]
+REPORTS = [
+    *("config", "topics", "doctor", "size", "schema", "train", "validate", "warm", "backtest"),
+    *("import", "bench", "versions"),
+]
 
 
 def repl(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
