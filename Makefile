@@ -9,6 +9,8 @@ PYTHON ?=
 TORCH_INDEX ?=
 RUN_ARGS ?=
 TEST_ARGS ?=
+STACK_DATA ?= data/stack
+STACK_PORT ?= 8180
 BENCHES ?= rank learn freshness retrieve items
 
 VENV := .venv
@@ -17,7 +19,7 @@ SETUP := PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash deploy/setup.sh
 # Tests and benches are single-threaded on purpose: results repeat to the bit, and two cores stay usable.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup run train test test-long lint format bench page-picture requirements dist clean
+.PHONY: help setup run stack stop train test test-long lint format bench page-picture requirements dist clean
 
 help: ## list these commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -27,6 +29,12 @@ setup: ## make .venv with the repl-ranker command in it (no torch)
 
 run: setup ## import the sample data (first time), start ranker and trainer, print the URL (PORT=8081 DATA=dir)
 	@$(BIN)/repl-ranker run --sample --data-dir "$(DATA)" --host "$(HOST)" --port "$(PORT)" $(RUN_ARGS)
+
+stack: setup ## start docker-compose.yml's services without containers: Kafka, Redis, trainer, 2 rankers, proxy (STACK_PORT= STACK_DATA=)
+	@$(BIN)/python -m deploy.local.stack up --data "$(STACK_DATA)" --port "$(STACK_PORT)"
+
+stop: ## end what `make stack` started; its data stay in STACK_DATA
+	@$(BIN)/python -m deploy.local.stack stop --data "$(STACK_DATA)"
 
 train: ## install torch (about 2.5 GB; TORCH_INDEX=url for another build) and train the base model from the log
 	@$(SETUP) train

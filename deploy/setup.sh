@@ -16,7 +16,11 @@ fail() { printf '[setup] %s\n' "$@" >&2; exit 2; }
 case "$level" in serve | train | dev) ;; *) fail "unknown level '$level': serve, train or dev" ;; esac
 
 # --- is the wanted level there already? A stamp holds the hash of what was installed; a higher level covers a lower.
-fingerprint() { cat pyproject.toml requirements/tools.txt requirements/build.txt "requirements/$1.txt" | sha256sum | cut -c1-16; }
+fingerprint() {
+    local files=(pyproject.toml requirements/tools.txt requirements/build.txt "requirements/$1.txt")
+    [ "$1" = serve ] || files+=(requirements/torch.txt)
+    cat "${files[@]}" | sha256sum | cut -c1-16
+}
 installed() {
     local stamp="$venv/.installed-$1"
     [ -x "$python" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint "$1")" ] && [ -x "$venv/bin/repl-ranker" ]
@@ -82,17 +86,15 @@ case "$level" in
 esac
 say "installing requirements/$level.txt: $what"
 started=$SECONDS
-if [ "$level" != serve ] && [ -n "${TORCH_INDEX:-}" ]; then
-    # Another build of torch has other hashes and brings its own libraries: take all but torch from the checked file.
-    rest="$(mktemp)"
-    trap 'rm -f "$rest"' EXIT
-    awk '/^[a-z]/ {keep = !($0 ~ /^(torch|triton|nvidia-|cuda-)/)} keep' "requirements/$level.txt" > "$rest"
-    install --require-hashes --no-deps -r "$rest"
-    torch="$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' "requirements/$level.txt" | head -n 1)"
+if [ "$level" = serve ]; then install --require-hashes --no-deps -r requirements/serve.txt
+elif [ -n "${TORCH_INDEX:-}" ]; then
+    # Another build of torch has other hashes and brings its own libraries: all but torch from the checked file.
+    install --require-hashes --no-deps -r "requirements/$level.txt"
+    torch="$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements/torch.txt | head -n 1)"
     say "installing $torch from $TORCH_INDEX (not checked by hash)"
     install --index-url "$TORCH_INDEX" "$torch"
 else
-    install --require-hashes --no-deps -r "requirements/$level.txt"
+    install --require-hashes --no-deps -r "requirements/$level.txt" -r requirements/torch.txt
 fi
 
 # --- 4. this project, editable; its build tools are pinned in requirements/build.txt and leave nothing behind
@@ -100,7 +102,7 @@ say "installing repl-ranker itself (editable)"
 if [ -x "$venv/bin/uv" ]; then install --no-deps --build-constraints requirements/build.txt --editable .
 else  # pip takes no constraints with hashes for a directory: the build tools lie beside, for this one step
     tools="$(mktemp -d)"
-    trap 'rm -rf "$tools" "${rest:-}"' EXIT
+    trap 'rm -rf "$tools"' EXIT
     install --quiet --require-hashes --no-deps --target "$tools" -r requirements/build.txt
     PYTHONPATH="$tools" install --quiet --no-deps --no-build-isolation --editable .
 fi

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# The system packages that tests need: Chromium for the page; a Redis, a Java 17 and Maven for the real servers
-# (deploy/local/servers.py); a Prometheus that asks what dashboard and alert rules ask. Installed with apt when root; else named in one line.
+# The system packages that tests and `make stack` need: Chromium for the page; a Redis, a Java 17 and Maven for the real
+# servers (deploy/local/servers.py), HAProxy before the rankers (deploy/local/stack.py); a Prometheus that asks what
+# dashboard and alert rules ask. Installed with apt when root; else named in one line.
 # Without them the tests that need them skip and say why; with CI=true they fail.
 set -euo pipefail
 
 missing=()
 command -v chromium >/dev/null 2>&1 || [ -n "${CHROMIUM:-}" ] || missing+=(chromium fonts-dejavu-core)
 command -v redis-server >/dev/null 2>&1 || [ -n "${REPL_TEST_REDIS:-}" ] || missing+=(redis-server)
+command -v curl >/dev/null 2>&1 || missing+=(curl)
+command -v haproxy >/dev/null 2>&1 || missing+=(haproxy)
 if [ -z "${REPL_TEST_KAFKA:-}" ]; then
     command -v java >/dev/null 2>&1 || missing+=(default-jre-headless)
     command -v mvn >/dev/null 2>&1 || missing+=(maven)

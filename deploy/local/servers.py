@@ -1,5 +1,5 @@
 """Starts a real Apache Kafka (one node, KRaft) and a real Redis on this machine: for tests, and for a stack without
-containers. It ends only what it started, installs nothing, and knows nothing of the product.
+containers (`stack.py`). It ends only what it started, installs nothing, and knows nothing of the product.
 
     with Kafka(home) as kafka, Redis(home2) as redis: ...     # kafka.address "127.0.0.1:PORT", redis.url
     python deploy/local/servers.py                            # both, in a directory that goes, until Ctrl-C
@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -174,11 +175,11 @@ class Kafka(Server):
         self._users = dict(users or {})
 
     def _command(self) -> Sequence[str]:
-        java = (program("java", "default-jre-headless"), *JAVA, "-cp", f"{jars()}/*")
+        java = java_command()
         properties, data = self.home / "server.properties", self.home / "data"
         properties.write_text(self._properties(data), encoding="utf-8")
         if not (data / "meta.properties").exists():
-            self._format(java, properties)
+            format_storage(java, properties, cluster_id(), self._users)
         return (*java, "kafka.Kafka", str(properties))
 
     def _properties(self, data: Path) -> str:
@@ -198,42 +199,60 @@ class Kafka(Server):
             sasl=sasl if self._users else "",
         )
 
-    def _format(self, java: Sequence[str], properties: Path) -> None:
-        cluster = "-"
-        while cluster.startswith("-"):  # StorageTool would take it for an option
-            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
-        for name, password in self._users.items():
-            for kind in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
-                command += ["--add-scram", f"{kind}=[name={name},password={password}]"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
-        if done.returncode:
-            raise ServerError(f"Kafka's storage cannot be formatted:\n{(done.stdout + done.stderr)[-_TAIL:]}")
-
     def _answers(self) -> bool:
         return b"Kafka Server started" in self.output.read_bytes()
 
 
+def java_command(options: Sequence[str] = JAVA) -> tuple[str, ...]:
+    """Java with the broker's jars, for a class of theirs. Raises ServerError."""
+    return (program("java", "default-jre-headless"), *options, "-cp", f"{jars()}/*")
+
+
+def cluster_id() -> str:
+    """A fresh one."""
+    cluster = "-"
+    while cluster.startswith("-"):  # StorageTool would take it for an option
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    return cluster
+
+
+def format_storage(java: Sequence[str], properties: Path, cluster: str, users: Mapping[str, str]) -> None:
+    """Prepare an empty `log.dirs` for a broker with these users (name → password). Raises ServerError."""
+    command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+    for name, password in users.items():
+        for kind in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+            command += ["--add-scram", f"{kind}=[name={name},password={password}]"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    if done.returncode:
+        raise ServerError(f"Kafka's storage cannot be formatted:\n{(done.stdout + done.stderr)[-_TAIL:]}")
+
+
 def jars() -> Path:
     """The directory with the broker's jars; fetched with Maven the first time. Raises ServerError."""
-    pom = HERE / "kafka/pom.xml"
-    libs = BUILD / f"kafka-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
+    return fetched(HERE / "kafka/pom.xml", "kafka", "kafka_*.jar")
+
+
+def fetched(pom: Path, name: str, proof: str) -> Path:
+    """The directory in `build/` with what a pom depends on; fetched with Maven the first time. proof: a file of it.
+
+    Raises ServerError.
+    """
+    libs = BUILD / f"{name}-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
     if libs.exists():
         return libs
     maven = program("mvn", "maven default-jre-headless")
+    print(f"fetching {name} with Maven into {libs.name} (once) …", file=sys.stderr, flush=True)
     BUILD.mkdir(parents=True, exist_ok=True)
-    fetched = Path(tempfile.mkdtemp(prefix="kafka-", dir=BUILD))
-    command = [maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={fetched}"]
+    place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=BUILD))
+    command = [maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={place}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
-    if done.returncode or not any(fetched.glob("kafka_*.jar")):
-        shutil.rmtree(fetched, ignore_errors=True)
-        raise ServerError(
-            f"Maven cannot fetch Apache Kafka: is the network there?\n{(done.stdout + done.stderr)[-_TAIL:]}"
-        )
+    if done.returncode or not any(place.glob(proof)):
+        shutil.rmtree(place, ignore_errors=True)
+        raise ServerError(f"Maven cannot fetch {name}: is the network there?\n{(done.stdout + done.stderr)[-_TAIL:]}")
     try:
-        fetched.rename(libs)
+        place.rename(libs)
     except OSError:  # another process was first
-        shutil.rmtree(fetched, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
     return libs
 
 

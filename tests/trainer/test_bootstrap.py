@@ -420,9 +420,9 @@ def test_user_states_are_those_of_the_ranker(shop: Shop, tmp_path: Path) -> None
     import threading
 
     from features.catalogue import Catalogue
+    from service.log_positions import positions_in
     from service.metrics import Metrics
     from service.shared_users import SharedUserStates
-    from service.log_positions import positions_in
     from service.user_state_consumer import UserStateConsumer
 
     artifact, users = shop.artifact, [f"u{n}" for n in range(20)]
