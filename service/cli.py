@@ -1,4 +1,4 @@
-"""The commands that the service needs alone: serve, config, topics, versions. `trainer/cli.py` adds the rest and
+"""The commands that the service needs alone: serve, config, topics, versions, keys. `trainer/cli.py` adds the rest and
 has main().
 
 Nothing heavy is imported here: every command imports what it runs, so that `--help` answers at once and
@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from service import cli_versions
-from service.console import Config, DataDir, Json, main_of, note, report, settings_of
+from service import cli_keys, cli_versions
+from service.console import Config, DataDir, Json, TenantName, all_settings_of, main_of, note, report
 
 app = typer.Typer(
     name="repl-ranker",
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_versions.app, name="versions")
+app.add_typer(cli_keys.app, name="keys")
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to bind to [default: 127.0.0.1].")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to bind to [default: 8080].")]
@@ -38,18 +39,26 @@ def everywhere() -> None:
 @app.command()
 def serve(data_dir: DataDir = None, config: Config = None, host: Host = None, port: Port = None) -> None:
     """Answer rank, retrieve and event requests over HTTP (the ranker alone, no learning)."""
-    settings = settings_of(data_dir, config, host=host, port=port)
+    settings = all_settings_of(data_dir, config, host=host, port=port)
     from service.app import serve as serve_app
 
-    serve_app(settings, ready=lambda: note(f"ready on {url_of(settings.host, settings.port)}"))
+    url = url_of(settings.host, settings.port, tls=settings.tls_cert is not None)
+    serve_app(settings, ready=lambda: note(f"ready on {url}"))
 
 
 @app.command("config")
-def show_config(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+def show_config(
+    data_dir: DataDir = None, config: Config = None, tenant: TenantName = None, json: Json = False
+) -> None:
     """Show every setting: its effective value and where that came from; secrets are masked."""
     from service.settings import load_settings
 
-    settings, sources = load_settings(config, data_dir=data_dir)
+    settings, sources = load_settings(config, data_dir=data_dir, tenant=tenant)
+    if tenant is not None and settings.tenants:
+        from service.tenant_settings import tenant_settings
+
+        sources |= dict.fromkeys(settings.tenants.get(tenant, ()), f"tenants.{tenant}")
+        settings = tenant_settings(settings, tenant)
     values: dict[str, Any] = settings.model_dump(mode="json")
     fields = type(settings).model_fields
     answer = {
@@ -95,10 +104,10 @@ def host_to_call(host: str) -> str:
     return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int, tls: bool = False) -> str:
     """The address to show."""
-    name = host_to_call(host)
-    return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
+    name, scheme = host_to_call(host), "https" if tls else "http"
+    return f"{scheme}://[{name}]:{port}/" if ":" in name else f"{scheme}://{name}:{port}/"
 
 
 def main() -> None:
