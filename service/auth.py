@@ -165,10 +165,6 @@ class Auth:
         if grant.tenant is not None and tenant is not None and grant.tenant != tenant:
             raise Forbidden(f"this key belongs to the tenant {grant.tenant!r}", field="X-Tenant", value=tenant)
 
-    def require_admin(self, authorization: str | None, tenant: str | None = None) -> None:
-        """Raise Unauthorised or Forbidden unless the header carries a key with the scope admin."""
-        self.check(self.grant(authorization), _ADMIN, tenant)
-
 
 def _with_admin(scopes: tuple[Scope, ...]) -> frozenset[Scope]:
     return ADMIN.scopes if "admin" in scopes else frozenset(scopes)

@@ -57,8 +57,10 @@ def show_config(
     if tenant is not None and settings.tenants:
         from service.tenant_settings import tenant_settings
 
-        sources |= dict.fromkeys(settings.tenants.get(tenant, ()), f"tenants.{tenant}")
-        settings = tenant_settings(settings, tenant)
+        own, whole = tenant_settings(settings, tenant), settings
+        other = [name for name in sources if getattr(own, name) != getattr(whole, name)]
+        sources |= dict.fromkeys([*whole.tenants[tenant], *other], f"tenants.{tenant}")
+        settings = own
     values: dict[str, Any] = settings.model_dump(mode="json")
     fields = type(settings).model_fields
     answer = {
@@ -90,11 +92,13 @@ def topics(
     from features.errors import SettingsError
     from features.event_log import kafka_address, make_kafka_topics
     from service.settings import load_settings
+    from service.tenant_settings import settings_by_tenant
 
     settings, _ = load_settings(config, data_dir=data_dir)
     if not settings.log_url:
         raise SettingsError("log_url is not set", field="log_url", hint="for example kafka://host:9092/shop")
-    lines = make_kafka_topics(settings, partitions, replication)
+    parts = settings_by_tenant(settings).values()
+    lines = [line for part in parts for line in make_kafka_topics(part, partitions, replication)]
     answer = {"log": kafka_address(settings).shown, "topics": lines}
     report(answer, json, lambda: iter(lines or ["all topics are there, as planned"]))
 

@@ -1,6 +1,6 @@
 """`repl-ranker keys …`: make, list and revoke API keys. A running ranker takes up the change within a second.
 
-It changes the keys file alone; nothing has to run. What a key may do is said in docs/tenants.md.
+It changes the keys file alone; nothing has to run. What a key may do is said in docs/security.md.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _shown(key: Any) -> dict[str, Any]:
 
 def _lines(without: bool, shown: list[dict[str, Any]]) -> Iterator[str]:
     if without:
-        yield "there is no keys file: calls need no API key (docs/tenants.md)"
+        yield "there is no keys file: calls need no API key (docs/security.md)"
     for key in shown:
         scopes = ",".join(key["scopes"])
         yield f"{key['id']}  {scopes:<16}  {key['tenant'] or 'all tenants':<16}  {key['created']}  {key['name']}"
