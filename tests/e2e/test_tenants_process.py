@@ -23,7 +23,7 @@ import service.testkit
 from features.errors import SettingsError
 from service.settings import Settings
 from service.tls import tls_options
-from tests.conftest import ROOT, fresh_tenant, free_port, unavailable
+from tests.conftest import ROOT, free_port, fresh_tenant, unavailable
 
 BASE = Path(service.testkit.__file__).parent / "testkit_base"
 ITEMS = [f"i{k}" for k in range(10)]
