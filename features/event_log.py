@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from features.errors import LogError, SettingsError
-from features.records import NewRecord, Offsets, Record, Stream
+from features.records import Many, NewRecord, Offsets, Record, Stream
 
 if TYPE_CHECKING:
     from features.event_log_kafka_url import KafkaAddress
@@ -77,8 +77,8 @@ class EventLog(Protocol):
         """Which of the promises this log keeps."""
 
     def append(self, stream: Stream, records: Sequence[NewRecord]) -> list[int | None]:
-        """Append in one transaction [one-transaction] and return once it survives `kill -9`: offsets, None for a
-        duplicate. An offset is one of the record's own partition, which its key chooses.
+        """Append in one transaction [one-transaction] and return once it survives `kill -9`: places (partition and
+        offset as one integer, `features/records.py`), None for a duplicate. A record's key chooses its partition.
 
         A record whose `id_hash` the stream `event` holds already (24 h or 1M ids) is a duplicate [ids-once]. Raises
         LogError.
@@ -91,6 +91,20 @@ class EventLog(Protocol):
 
         Offsets are dense when appended, not when read: what expired between imports, or was thinned, is a hole that
         reading passes over. `max_bytes` bounds the bodies, roughly: the batch that reaches it is the last.
+        """
+
+    def read_many(self, start: Offsets, until: Offsets, limit: int = 10_000) -> Many:
+        """Of every partition that `start` names, the records from there on to `until` (or some more), about `limit` of
+        one at most, but something of each that has something. Partitions with nothing before `until` are left out.
+
+        Raises OffsetLost as `read`, LogError.
+        """
+
+    def tail(self, start: Offsets, limit: int, wait: float) -> Many:
+        """What there is now of the partitions that `start` names; at most about `limit` of each.
+
+        Where there is nothing, a log that is told of appends waits for the first, at most `wait` s; the embedded one
+        answers at once. Raises as `read_many`.
         """
 
     def get(self, stream: Stream, offset: int, partition: int = 0) -> Record | None:

@@ -19,7 +19,7 @@ from features.errors import LogError, OffsetLost
 from features.event_log import EVERY_PROMISE, Clock, Promise, system_clock
 from features.event_log_retention import blank_user, retain
 from features.event_log_sqlite import LogLimits, StreamFile, distinct, table
-from features.records import NewRecord, Offsets, Record, Stream
+from features.records import Many, NewRecord, Offsets, Record, Stream, split_key
 
 __all__ = ["EmbeddedEventLog", "LogLimits"]
 
@@ -31,6 +31,7 @@ FILES: dict[str, tuple[Stream, ...]] = {
 }
 _SELECT = "SELECT offset, kind, tenant, timestamp, append_time, imported, key, body FROM"
 _FETCH = 500
+_MOST_BYTES = 64 << 20
 _VACUUM_PAGES = 4_096
 
 
@@ -76,7 +77,7 @@ class EmbeddedEventLog:
         return self._files[stream].append(stream, records) if records else []
 
     def read(
-        self, stream: Stream, start: int, limit: int = 10_000, partition: int = 0, max_bytes: int = 64 << 20
+        self, stream: Stream, start: int, limit: int = 10_000, partition: int = 0, max_bytes: int = _MOST_BYTES
     ) -> list[Record]:
         """See `EventLog.read`."""
         if partition != 0:
@@ -102,6 +103,30 @@ class EmbeddedEventLog:
                 value=start,
                 hint="resume from the first offset, or restore an older copy of the data directory",
             )
+
+    def read_many(self, start: Offsets, until: Offsets, limit: int = 10_000) -> Many:
+        """See `EventLog.read_many`."""
+        found = Many({}, {})
+        for name, at in start.items():
+            if at < until.get(name, 0):
+                self._read_one(found, name, at, limit, until[name])
+        return found
+
+    def tail(self, start: Offsets, limit: int, wait: float) -> Many:
+        """See `EventLog.tail`."""
+        found = Many({}, {})
+        for name, at in start.items():
+            self._read_one(found, name, at, limit, at)
+        return found._replace(whole=all(len(records) < limit for records in found.records.values()))
+
+    def _read_one(self, found: Many, name: str, at: int, limit: int, end: int) -> None:
+        stream, partition = split_key(name)
+        records = self.read(stream, at, limit, partition)
+        if records:
+            found.records[name] = records
+        after = records[-1].offset + 1 if records else at
+        cut_short = len(records) == limit or sum(len(one.body) for one in records) >= _MOST_BYTES
+        found.reached[name] = after if cut_short else max(after, end)  # what expired or was thinned is passed over
 
     def get(self, stream: Stream, offset: int, partition: int = 0) -> Record | None:
         """See `EventLog.get`."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as failures
@@ -27,20 +27,14 @@ from features.errors import LogError, OffsetLost
 from features.event_log import Clock, Promise, system_clock
 from features.event_log_kafka_errors import hint, said
 from features.event_log_kafka_pool import Budget, Readers, chunks
+from features.event_log_kafka_reading import Taken, gather, stand, tail
 from features.event_log_kafka_records import headers_of, record_of
 from features.event_log_kafka_topics import TopicPlan, differences
 from features.event_log_kafka_url import SETTING, KafkaAddress
-from features.records import STREAMS, NewRecord, Offsets, Record, Stream, offset_key
+from features.records import STREAMS, Many, NewRecord, Offsets, Record, Stream, offset_key, place, split_key
 
-_POLL = 500
+_MOST_BYTES = 64 << 20
 _DESCRIBE_SECONDS = 60.0
-
-
-class Place(NamedTuple):
-    """Where a record was put."""
-
-    partition: int
-    offset: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +55,7 @@ class KafkaEventLog:
         """Look for the topics. `tenant` is that of events that ordinary clients sent. Raises LogError."""
         self.address, self._clock, self._tenant = address, clock, tenant
         self._options = address.client_options()
+        self._streams = {topic: stream for stream, topic in address.topics().items()}
         self._seconds = address.timeout_ms / 1_000
         self._lock = threading.Lock()
         self._waiting = Budget()
@@ -94,22 +89,18 @@ class KafkaEventLog:
         )
 
     def append(self, stream: Stream, records: Sequence[NewRecord]) -> list[int | None]:
-        """See `EventLog.append`: the offsets, each in the record's own partition (`place` tells which); never None.
+        """See `EventLog.append`; no place is None.
 
         Returns once every record is acknowledged by all in-sync replicas. After a LogError some may be on the log.
         """
-        return [offset for _, offset in self.place(stream, records)]
-
-    def place(self, stream: Stream, records: Sequence[NewRecord]) -> list[Place]:
-        """Append, and say the partition and offset of each record. Raises LogError."""
-        found: list[Place] = []
+        found: list[int | None] = []
         with _explained(self.address, "cannot be written"):
             for part, size in chunks(records):
                 with self._waiting.taken(size, self._seconds):
                     found += self._send(stream, part)
         return found
 
-    def _send(self, stream: Stream, records: Sequence[NewRecord]) -> list[Place]:
+    def _send(self, stream: Stream, records: Sequence[NewRecord]) -> list[int]:
         topic, now, producer = self.address.topic(stream), self._clock(), self._open_producer()
         all_headers = [headers_of(stream, record, now) for record in records]
         waiting = [
@@ -124,7 +115,7 @@ class KafkaEventLog:
             except failures.KafkaError as failed:
                 error = error or failed
         if error is None:
-            return [Place(one.value.partition, one.value.offset) for one in waiting]
+            return [place(one.value.partition, one.value.offset) for one in waiting]
         if not isinstance(error, _OF_THE_RECORD):
             self._drop_producer(producer)
         lost = sum(not one.succeeded() for one in waiting)
@@ -165,7 +156,7 @@ class KafkaEventLog:
             return self._producer
 
     def read(
-        self, stream: Stream, start: int, limit: int = 10_000, partition: int = 0, max_bytes: int = 64 << 20
+        self, stream: Stream, start: int, limit: int = 10_000, partition: int = 0, max_bytes: int = _MOST_BYTES
     ) -> list[Record]:
         """See `EventLog.read`. Raises OffsetLost also past the end: then this is not the log that `start` is of.
 
@@ -175,45 +166,62 @@ class KafkaEventLog:
         if partition >= self._partitions()[stream]:
             return []
         at = TopicPartition(self.address.topic(stream), partition)
-        with _explained(self.address, "cannot be read"), self._readers.one(at) as reader:
+        with _explained(self.address, "cannot be read"), self._standing({at: start}) as reader:
             end = self._ask(reader.end_offsets, [at])[at]
             if start >= end:
-                self._check_range(reader, stream, at, start, end)
+                self._check_range(reader, at, start)
                 return []
-            if reader.position(at) != start:
-                reader.seek(at, start)
+            taken = gather(reader, {at: end}, limit, max_bytes, self._seconds, self._record)
+            return taken.records.get(at, [])
+
+    def read_many(self, start: Offsets, until: Offsets, limit: int = 10_000) -> Many:
+        """See `EventLog.read_many`: of all partitions at once. `limit` is not exact."""
+        ends = {self._at(name): until.get(name, 0) for name, at in start.items() if at < until.get(name, 0)}
+        if not ends:
+            return Many({}, {})
+        starts = {at: start[self._name(at)] for at in ends}
+        with _explained(self.address, "cannot be read"), self._standing(starts) as reader:
+            return self._many(gather(reader, ends, limit, _MOST_BYTES, self._seconds, self._record))
+
+    def tail(self, start: Offsets, limit: int, wait: float) -> Many:
+        """See `EventLog.tail`: the broker answers as soon as something is appended."""
+        starts = {self._at(name): at for name, at in start.items()}
+        if not starts:
+            return Many({}, {})
+        with _explained(self.address, "cannot be read"), self._standing(starts) as reader:
+            return self._many(tail(reader, list(starts), limit, wait, self._record))
+
+    @contextmanager
+    def _standing(self, starts: Mapping[TopicPartition, int]) -> Iterator[Any]:
+        """A consumer that goes on from these offsets. Raises OffsetLost where they cannot be read."""
+        with self._readers.one(tuple(starts)) as reader:
+            stand(reader, starts)
             try:
-                return self._read_to(reader, stream, at, end, limit, max_bytes)
+                yield reader
             except (failures.OffsetOutOfRangeError, failures.LogTruncationError):
-                self._check_range(reader, stream, at, start, end)
+                for at, start in starts.items():
+                    self._check_range(reader, at, start)
                 raise
 
-    def _read_to(
-        self, reader: Any, stream: Stream, at: TopicPartition, end: int, limit: int, max_bytes: int
-    ) -> list[Record]:
-        found: list[Record] = []
-        until = time.monotonic() + self._seconds
-        while reader.position(at) < end and len(found) < limit and max_bytes > 0:
-            part = reader.poll(200, max_records=min(_POLL, limit - len(found))).get(at, [])
-            for message in part:
-                try:
-                    found.append(record_of(stream, message, self._tenant))
-                except LogError:  # a newer format: what lies before it is still given
-                    if not found:
-                        raise
-                    return found
-                max_bytes -= len(message.value or b"")
-            if part:
-                until = time.monotonic() + self._seconds
-            elif time.monotonic() > until:
-                raise failures.KafkaTimeoutError(f"nothing came from offset {reader.position(at)} on")
-        return found
+    def _record(self, at: TopicPartition, message: Any) -> Record:
+        return record_of(self._streams[at.topic], message, self._tenant)
 
-    def _check_range(self, reader: Any, stream: Stream, at: TopicPartition, start: int, end: int) -> None:
-        first = self._ask(reader.beginning_offsets, [at])[at]
+    def _many(self, taken: Taken) -> Many:
+        records = {self._name(at): found for at, found in taken.records.items() if found}
+        return Many(records, {self._name(at): offset for at, offset in taken.reached.items()}, taken.whole)
+
+    def _at(self, name: str) -> TopicPartition:
+        stream, partition = split_key(name)
+        return TopicPartition(self.address.topic(stream), partition)
+
+    def _name(self, at: TopicPartition) -> str:
+        return offset_key(self._streams[at.topic], at.partition)
+
+    def _check_range(self, reader: Any, at: TopicPartition, start: int) -> None:
+        first, end = (self._ask(ask, [at])[at] for ask in (reader.beginning_offsets, reader.end_offsets))
         if first <= start <= end:
             return
-        name = offset_key(stream, at.partition)
+        name = self._name(at)
         why = f"begins at offset {first}: what lies before has expired" if start < first else f"ends at offset {end}"
         raise OffsetLost(
             f"{name} {why}",
@@ -264,8 +272,7 @@ class KafkaEventLog:
         return [TopicPartition(self.address.topic(one), n) for one in STREAMS for n in range(counts[one])]
 
     def _named(self, offsets: Mapping[TopicPartition, int]) -> Offsets:
-        streams = {topic: stream for stream, topic in self.address.topics().items()}
-        return {offset_key(streams[at.topic], at.partition): offset for at, offset in offsets.items()}
+        return {self._name(at): offset for at, offset in offsets.items()}
 
     def blank_user(self, tenant: str, user: str, before: int | None = None) -> int:
         """Not promised: a topic cannot be overwritten. Returns 0; her content goes with the topics' retention.
@@ -384,7 +391,7 @@ def _explained(address: KafkaAddress, what: str) -> Iterator[None]:
     """The client's errors as LogError: what, where, what to do."""
     try:
         yield
-    except (failures.KafkaError, OSError) as error:
+    except (failures.KafkaError, OSError) as error:  # among OSError: TimeoutError of `gather`
         raise LogError(
             f"the log {what}: {said(error)}", field=SETTING, value=address.shown, hint=hint(error, address)
         ) from error

@@ -17,7 +17,7 @@ _OVERHEAD = 200  # bytes of a record's headers, about
 
 
 class Readers:
-    """Consumers, each of one thread at a time, kept by the partition that they stand in; READERS at most."""
+    """Consumers, each of one thread at a time, kept by the partitions that they stand in; READERS at most."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         """make: a new consumer, assigned to nothing."""
@@ -28,16 +28,17 @@ class Readers:
         self._closed = False
 
     @contextmanager
-    def one(self, at: object) -> Iterator[Any]:
-        """A consumer that is assigned to `at` (None: to nothing). One that failed is not used again."""
+    def one(self, at: Sequence[Any] | None) -> Iterator[Any]:
+        """A consumer that is assigned to the partitions `at` (None: to nothing). One that failed is not used again."""
         with self._slots:
             stood, reader = self._take(at)
             try:
                 if reader is None:
                     reader = self._make()
                 if stood != at and at is not None:
-                    reader.assign([at])
-                    reader.seek(at, 0)
+                    reader.assign(list(at))
+                    for part in at:
+                        reader.seek(part, 0)
                 elif stood is not None and at is None:
                     reader.unsubscribe()
                 yield reader

@@ -13,10 +13,7 @@ import orjson
 
 from features.errors import InvalidEvent, LogError
 from features.event_parser import parse_event
-from features.records import VERSION, NewRecord, Record, Stream, event_record
-
-UNREADABLE = "unreadable"
-"""Kind of a record that reading made of a message which is none; its body is that of a dead letter."""
+from features.records import UNREADABLE, VERSION, NewRecord, Record, Stream, event_record
 
 Headers = list[tuple[str, bytes]]
 _RAW = 8_192

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -26,6 +27,43 @@ MAX_TOKEN = 256
 
 Offsets = dict[str, int]
 """stream/partition → the next offset to read."""
+
+PLACE_BITS = 48
+"""A place is partition << 48 | offset: where a record of a known stream lies, as one integer that grows within its
+partition. In partition 0 it is the offset. Partitions take 10 bits; 5 above them count the logs that a reader has gone
+through (a topic that was made again), so that places of the old one and the new one differ."""
+
+MAX_PARTITIONS = 1 << 10
+
+
+def place(partition: int, offset: int) -> int:
+    """The place of a record of a stream."""
+    return partition << PLACE_BITS | offset
+
+
+def partition_and_offset(at: int) -> tuple[int, int]:
+    """The inverse of `place`."""
+    return at >> PLACE_BITS & MAX_PARTITIONS - 1, at & ((1 << PLACE_BITS) - 1)
+
+
+def offsets_of(stream: str, at: int) -> Offsets:
+    """A place as an offset map of one partition."""
+    partition, offset = partition_and_offset(at)
+    return {offset_key(stream, partition): offset}
+
+
+def through_places(stream: str, places: Iterable[int]) -> Offsets:
+    """The offsets just after records at these places, by partition."""
+    found: Offsets = {}
+    for partition, offset in map(partition_and_offset, places):
+        name = offset_key(stream, partition)
+        found[name] = max(found.get(name, 0), offset + 1)
+    return found
+
+
+def partitions_in(stream: str, names: Iterable[str]) -> list[str]:
+    """Those names of an offset map that are partitions of a stream."""
+    return [name for name in names if name.startswith(stream) and name[len(stream) : len(stream) + 1] == "/"]
 
 
 class NewRecord(NamedTuple):
@@ -55,9 +93,29 @@ class Record(NamedTuple):
     body: bytes
 
     @property
+    def place(self) -> int:
+        """Partition and offset as one integer (PLACE_BITS)."""
+        return self.partition << PLACE_BITS | self.offset
+
+    @property
     def effective_time(self) -> int:
         """min(timestamp, append time) live, the timestamp in imports: what windows and order go by."""
         return self.timestamp if self.imported else min(self.timestamp, self.append_time)
+
+
+class Many(NamedTuple):
+    """Records of several partitions, by `stream/partition`, and the offset that each is read through.
+
+    `whole`: nothing more was there (`tail` only).
+    """
+
+    records: dict[str, list[Record]]
+    reached: Offsets
+    whole: bool = False
+
+
+UNREADABLE = "unreadable"
+"""Kind of a record that reading made of a message which is none; its body is that of a dead letter."""
 
 
 def event_record(event: Event, *, imported: bool = False) -> NewRecord:
@@ -71,6 +129,14 @@ def event_record(event: Event, *, imported: bool = False) -> NewRecord:
 def offset_key(stream: str, partition: int = 0) -> str:
     """The key of an offset map."""
     return f"{stream}/{partition}"
+
+
+def split_key(name: str) -> tuple[Stream, int]:
+    """Stream and partition of a key of an offset map. Raises LogError where it is none."""
+    stream, _, partition = name.rpartition("/")
+    if stream not in STREAMS or not partition.isdecimal():
+        raise LogError("not a partition of a stream", field="offset", value=name, hint="such as event/0")
+    return stream, int(partition)
 
 
 def encode_token(offsets: Offsets) -> str | None:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from features.records import PLACE_BITS
+
 HISTORY = 256
 """Interactions kept an actor where no setting says otherwise."""
 
@@ -38,8 +40,9 @@ NO_RECENTS = Recents(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, 
 class UserState:
     """The last `limit` interactions of one actor, oldest to newest; equal times stay in order of arrival.
 
-    `offset` is the offset + 1 of the last log record that was applied (0: none), so that a record read twice
-    counts once. Memory: 17 bytes an interaction and the slack of a growing array. Not thread-safe.
+    `offset` is the place (`features/records.py`) + 1 of the last log record that was applied (0: none), so that a
+    record read twice counts once. An actor's records lie in one partition; where partitions were added, in a new one.
+    Memory: 17 bytes an interaction and the slack of a growing array. Not thread-safe.
     """
 
     __slots__ = ("_items", "_kinds", "_lo", "_n", "_times", "key", "limit", "offset")
@@ -78,11 +81,11 @@ class UserState:
     def append(self, item: int, kind: int, t: int, offset: int | None = None) -> bool:
         """Insert one interaction at its place in time; the oldest goes when `limit` is passed.
 
-        With `offset` (of the log record) a record applied before is refused: False. An interaction older than
+        With `offset` (place of the log record) a record applied before is refused: False. An interaction older than
         a full history is counted as applied and not kept.
         """
         if offset is not None:
-            if offset < self.offset:
+            if offset < self.offset and offset >> PLACE_BITS == self.offset >> PLACE_BITS:
                 return False
             self.offset = offset + 1
         if self._n == self.limit:

@@ -49,19 +49,10 @@ def settings_of(data_dir: Path | None, config: Path | None, **more: Any) -> Sett
 
 
 def all_settings_of(data_dir: Path | None, config: Path | None, **more: Any) -> Settings:
-    """The effective settings of this call, of one that works on the embedded log. Raises SettingsError (status 2)."""
-    from features.errors import SettingsError
+    """The effective settings of this call. Raises SettingsError (status 2)."""
     from service.settings import load_settings
 
-    settings = load_settings(config, data_dir=data_dir, **more)[0]
-    if settings.log_url:
-        raise SettingsError(
-            "this command works on the embedded log only: ranker and trainer do not read from Kafka yet",
-            field="log_url",
-            value=settings.log_url,
-            hint="unset log_url; what there is of Kafka stands in docs/kafka.md",
-        )
-    return settings
+    return load_settings(config, data_dir=data_dir, **more)[0]
 
 
 def note(text: str) -> None:

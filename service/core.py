@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 from features.errors import LogError, NotReady, ReplError
 from features.event_log import EventLog, open_log
+from features.hash_window import HashWindow
 from features.realtime import RealtimeConfig
+from features.records import partitions_in
 from service import logs
 from service.auth import Auth, open_auth
 from service.drain import Drain
@@ -31,7 +33,7 @@ from service.retriever import Retriever
 from service.settings import Settings
 from service.status import Freshness
 from service.title_index import TitleIndexer
-from service.user_state_consumer import OFFSET, UserStateConsumer
+from service.user_state_consumer import STREAM, UserStateConsumer
 from service.warm_up import warm_up
 from service.weight_store import WeightStore, open_weight_store
 
@@ -43,6 +45,13 @@ NO_BASE = "there is no base model: candidates are answered in the order they cam
 def now_ms() -> int:
     """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def ids_seen(event_log: EventLog, settings: Settings) -> HashWindow | None:
+    """The window of event ids that user states need, where the log itself lets an id be there twice."""
+    if "ids-once" in event_log.promises:
+        return None
+    return HashWindow(settings.dedup_ids, int(settings.dedup_hours * 3_600_000))
 
 
 class Running:
@@ -66,6 +75,7 @@ class Running:
             engine.lock,
             metrics,
             clock,
+            ids_seen(service.log, settings),
         )
         self.replica = Replica(
             service.store,
@@ -79,7 +89,7 @@ class Running:
         )
         self.impressions = Impressions(service.log, settings.served_queue, metrics)
         self.janitor = Janitor(
-            service.log, service.store, lambda: {OFFSET: self.consumer.progress.position}, metrics, clock
+            service.log, service.store, lambda: self.consumer.progress.positions, metrics, clock
         )
         self.freshness = Freshness(
             lambda: self.consumer.through,
@@ -107,10 +117,11 @@ class Running:
     def events_behind(self) -> int | None:
         """Events of the log that are not in user states and catalogue yet; None where the log does not answer."""
         try:
-            end = self._log.end_offsets().get(OFFSET, 0)
+            ends = self._log.end_offsets()
         except LogError:
             return None
-        return max(0, end - self.consumer.progress.position)
+        positions = self.consumer.progress.positions
+        return sum(max(0, ends[name] - positions.get(name, 0)) for name in partitions_in(STREAM, ends))
 
     def start(self) -> None:
         """Start the threads. Before this returns weights and counters are those of the store, and user state has

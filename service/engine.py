@@ -22,6 +22,7 @@ from features.catalogue import Catalogue
 from features.errors import ArtifactError, StoreError
 from features.feature_store import open_feature_store
 from features.realtime import RealtimeConfig, RealtimeState
+from features.records import Offsets
 from features.schema import Schema
 from service.artifact import Artifact, find_base, load_artifact
 from service.catalogue_store import CatalogueStore
@@ -31,7 +32,6 @@ from service.replica import stack
 from service.scorer import ItemInput, Scorer
 from service.settings import Settings
 from service.shared_users import SharedUserStates
-from service.user_state_consumer import OFFSET
 from service.user_vectors import SideVectors
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Engine:
     terms: Terms
     bounds: Bounds
     prior: npt.NDArray[np.float64]
-    offsets: tuple[int, int]
+    offsets: tuple[Offsets, Offsets]
     waiting: npt.NDArray[np.int64]
 
     def request_numbers(self, fields: Mapping[str, Any]) -> dict[str, float]:
@@ -100,8 +100,8 @@ def _unknown(scorer: Scorer) -> tuple[npt.NDArray[np.float32], ...]:
     return made.tower[0], made.coarse[0], made.bias[0]
 
 
-def _read_catalogue(catalogue: Catalogue, store: CatalogueStore) -> tuple[int, npt.NDArray[np.int64]]:
-    """Fill the catalogue from its store; (offset it was read through, rows waiting). Damaged: start from 0."""
+def _read_catalogue(catalogue: Catalogue, store: CatalogueStore) -> tuple[Offsets, npt.NDArray[np.int64]]:
+    """Fill the catalogue from its store; (offsets it was read through, rows waiting). Damaged: start anew."""
     chunks, offsets, waiting = store.load()
     try:
         catalogue.restore(chunks)
@@ -110,8 +110,8 @@ def _read_catalogue(catalogue: Catalogue, store: CatalogueStore) -> tuple[int, n
             "the stored catalogue is damaged and is read anew from the log", extra={"reason": str(error)}
         )
         catalogue.restore({})
-        return 0, np.zeros(0, np.int64)
-    return offsets.get(OFFSET, 0), np.arange(len(catalogue)) if waiting is None else waiting
+        return {}, np.zeros(0, np.int64)
+    return offsets, np.arange(len(catalogue)) if waiting is None else waiting
 
 
 def has_base(settings: Settings) -> bool:
@@ -161,7 +161,7 @@ def load_engine(
         terms=terms,
         bounds=term_bounds(terms),
         prior=stack({head: mean for head, (mean, _) in artifact.prior.items()}),
-        offsets=(features.offsets().get(OFFSET, 0), items_from),
+        offsets=(features.offsets(), items_from),
         waiting=np.union1d(waiting, missing).astype(np.int64),
     )
 

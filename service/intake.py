@@ -13,7 +13,7 @@ from features import event_parser
 from features.errors import InvalidEvent, LogError, TooLarge
 from features.event_log import EventLog
 from features.events import Event
-from features.records import Stream, encode_token, event_record
+from features.records import Offsets, Stream, encode_token, event_record, partitions_in, through_places
 from service.answers import EventsAnswer, Rejected
 from service.metrics import Metrics
 from service.rate import Rate
@@ -64,20 +64,27 @@ class Intake:
             self._count(received=len(entries), rejected=len(entries))
             return EventsAnswer(0, 0, rejected, None, reason="atomic: nothing was taken"), False
         try:
-            offsets = self._log.append(STREAM, [event_record(event) for event in parsed]) if parsed else []
+            places = self._log.append(STREAM, [event_record(event) for event in parsed]) if parsed else []
         except LogError:  # the caller is told (503) and sends them again
             self._count(received=len(entries), rejected=len(rejected), dropped=len(parsed))
             raise
-        taken = [offset for offset in offsets if offset is not None]
+        taken = [at for at in places if at is not None]
         if taken:
             self._on_append()
-        duplicates = len(offsets) - len(taken)
+        duplicates = len(places) - len(taken)
         self._count(received=len(entries), accepted=len(taken), duplicate=duplicates, rejected=len(rejected))
-        token = None
-        if offsets:
-            through = max(taken) + 1 if taken else self._log.end_offsets().get(f"{STREAM}/0", 0)
-            token = encode_token({f"{STREAM}/0": through})
-        return EventsAnswer(len(taken), duplicates, rejected, token), bool(offsets)
+        if not places:
+            return EventsAnswer(0, 0, rejected, None), False
+        token = encode_token(self._through(taken))
+        reason = None if token else "the events went to more partitions than a token names: send fewer at once"
+        return EventsAnswer(len(taken), duplicates, rejected, token, reason=reason), True
+
+    def _through(self, taken: list[int]) -> Offsets:
+        """Where the events of a call stand: after them, or, where all were known, after everything there is."""
+        if taken:
+            return through_places(STREAM, taken)
+        ends = self._log.end_offsets()
+        return {name: ends[name] for name in partitions_in(STREAM, ends)}
 
     def _parse(
         self, entries: list[dict[str, object] | InvalidEvent]

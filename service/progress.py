@@ -5,42 +5,51 @@ from __future__ import annotations
 import asyncio
 import threading
 
+from features.records import Offsets
+
 
 class Progress:
-    """A position that only grows. `advance` may be called from any thread, `wait` from any event loop."""
+    """Positions (stream/partition → next offset to read) that only grow. `advance` may be called from any thread,
+    `wait` from any event loop."""
 
     def __init__(self) -> None:
-        self._position = 0
+        self._positions: Offsets = {}
         self._lock = threading.Lock()
-        self._waiting: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Offsets, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
     @property
-    def position(self) -> int:
-        """The next offset to read: everything before it has been applied."""
-        return self._position
+    def positions(self) -> Offsets:
+        """The next offsets to read: everything before them has been applied. Not to be changed."""
+        return self._positions
 
-    def advance(self, position: int) -> None:
-        """Everything before `position` has been applied: wake who waited for it."""
+    def reached(self, wanted: Offsets) -> bool:
+        """Whether everything before these offsets has been applied."""
+        positions = self._positions
+        return all(positions.get(name, 0) >= at for name, at in wanted.items())
+
+    def advance(self, positions: Offsets) -> None:
+        """Everything before these offsets has been applied: wake who waited for it."""
         with self._lock:
-            self._position = max(self._position, position)
-            ready = [entry for entry in self._waiting if entry[0] <= self._position]
+            before = self._positions
+            self._positions = before | {name: max(at, before.get(name, 0)) for name, at in positions.items()}
+            ready = [entry for entry in self._waiting if self.reached(entry[0])]
             if ready:
-                self._waiting = [entry for entry in self._waiting if entry[0] > self._position]
+                self._waiting = [entry for entry in self._waiting if not self.reached(entry[0])]
         for _, loop, future in ready:
             try:
                 loop.call_soon_threadsafe(_resolve, future)
             except RuntimeError:  # the loop has been closed: nobody waits any more
                 continue
 
-    async def wait(self, position: int, seconds: float) -> bool:
-        """Wait until everything before `position` has been applied; False after `seconds`."""
-        if self._position >= position:
+    async def wait(self, wanted: Offsets, seconds: float) -> bool:
+        """Wait until everything before these offsets has been applied; False after `seconds`."""
+        if self.reached(wanted):
             return True
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        entry = (position, loop, future)
+        entry = (wanted, loop, future)
         with self._lock:
-            if self._position >= position:
+            if self.reached(wanted):
                 return True
             self._waiting.append(entry)
         try:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from features.assembler import RequestView
 from features.errors import StoreError
 from features.keys import actor_key
+from features.records import offsets_of
 from features.user_state import UserState
 from service import filters
 from service.candidates import Candidates
@@ -253,7 +254,7 @@ class Ranker:
                 base=ranked.base or "",
                 version=snapshot.version,
                 counters=dict(snapshot.offsets),
-                user_state={} if found.state is None else {"event/0": found.state.offset},
+                user_state={} if found.state is None else offsets_of("event", found.state.offset),
                 objective=question.objective.name,
                 surface=0 if query is None else 1,
                 query=question.query,

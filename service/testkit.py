@@ -152,11 +152,13 @@ class ReplService:
 
     def settle(self, seconds: float = 10.0) -> None:
         """Wait until every event is in user states and catalogue, every item encoded, every served record logged."""
+        from features.records import partitions_in
+
         running = self.service.running
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            end = self.service.log.end_offsets().get("event/0", 0)
-            read = running.consumer.progress.position >= end
+            ends = self.service.log.end_offsets()
+            read = running.consumer.progress.reached({name: ends[name] for name in partitions_in("event", ends)})
             if read and not running.encoder.waiting and not running.impressions.waiting:
                 return
             time.sleep(0.005)

@@ -16,8 +16,9 @@ from features import events
 from features.catalogue import Catalogue
 from features.errors import LogError, OffsetLost, ReplError, StoreError, WentBack
 from features.event_log import EventLog, dead_letter
+from features.hash_window import HashWindow
 from features.keys import actor_key, item_key
-from features.records import Record, Stream
+from features.records import Many, Offsets, Record, Stream, partitions_in, split_key
 from features.schema import Schema
 from service.background import Background
 from service.catalogue_store import CatalogueStore
@@ -30,9 +31,14 @@ from service.shared_users import SharedUserStates
 log = logging.getLogger(__name__)
 
 STREAM: Stream = "event"
-OFFSET = "event/0"
 Neighbour = Literal["log", "state"]
 POLL_SECONDS = 0.025
+TAIL_SECONDS = 0.2
+"""Longest wait of a log that is told of appends."""
+DISCOVER_MS = 30_000
+"""Time between two looks for new partitions."""
+WARM_IDS = 20_000
+"""Records of each partition read again at start, to know the ids of what lies just before."""
 FLUSH_MS = 500
 SAVE_MS = 5_000
 MANY = 50_000
@@ -53,21 +59,23 @@ class UserStateConsumer(Background):
         catalogue: Catalogue,
         store: CatalogueStore | None,
         encoder: ItemEncoder | None,
-        offsets: tuple[int, int],
+        offsets: tuple[Offsets, Offsets],
         lock: threading.Lock,
         metrics: Metrics,
         clock: Callable[[], int],
+        seen: HashWindow | None = None,
     ) -> None:
-        """offsets: (users, catalogue) read through so far."""
+        """offsets: (users, catalogue) read through so far; seen: ids that counted, if the log does not look at them."""
         self._log, self._schema, self._users, self._catalogue = event_log, schema, users, catalogue
         self._store, self._encoder = store, encoder
         self._users_from, self._items_from = offsets
         self._lock, self._metrics, self._clock = lock, metrics, clock
         self.progress = Progress()
-        self._position = min(offsets)
-        self.progress.advance(self._position)
+        self._positions: Offsets = {}
+        self._discovered_at: int | None = None
+        self._seen = seen
         self._through = 0
-        self._relieved_at = self._position
+        self._since_relief = 0
         self._deleted: list[tuple[str, str, int]] = []
         self._flushed_at = self._saved_at = clock()
         self._saved_version = self._encoded_version = catalogue.version
@@ -102,19 +110,18 @@ class UserStateConsumer(Background):
         """Read and apply one batch; returns how many records there were. Failures are counted and tried again."""
         try:
             began = self._clock()
-            records = self._log.read(STREAM, self._position, _BATCH)
-            for start in range(0, len(records), _SLICE):
-                with self._lock:
-                    for record in records[start : start + _SLICE]:
-                        self._apply(record)
-                self.progress.advance(self._position)
+            self._discover(began)
+            found = self._log.tail(self._positions, _BATCH, TAIL_SECONDS)
+            count = sum(map(len, found.records.values()))
+            self._take(found)
             self._blank_deleted()
-            if len(records) < _BATCH:
+            if found.whole:
                 self._through = began
             if self._encoder is not None and self._catalogue.version != self._encoded_version:
                 self._encoded_version = self._catalogue.version
                 self._encoder.wake()
-            caught_up = len(records) < _BATCH and self._position - self._relieved_at >= MANY
+            self._since_relief += count
+            caught_up = found.whole and self._since_relief >= MANY
             self._write(force=caught_up)
             if caught_up:
                 self._relieve()
@@ -130,7 +137,45 @@ class UserStateConsumer(Background):
         if self.failing:
             log.warning("user state is read again")
             self.failing = None
-        return len(records)
+        return count
+
+    def _discover(self, now: int) -> None:
+        """Begin to follow partitions that were not there before. Raises LogError."""
+        if self._discovered_at is not None and 0 <= now - self._discovered_at < DISCOVER_MS:
+            return
+        starts = self._log.start_offsets()
+        for name in partitions_in(STREAM, starts):
+            if name not in self._positions:
+                known = [one.get(name, starts[name]) for one in (self._users_from, self._items_from)]
+                self._warm(name, min(known), starts[name])
+                self._positions[name] = min(known)
+        self.progress.advance(self._positions)
+        self._discovered_at = now
+
+    def _warm(self, name: str, position: int, first: int) -> None:
+        """Learn the ids of what was read before, so that one that is repeated after a restart counts once."""
+        at, partition = max(first, position - WARM_IDS), split_key(name)[1]
+        while self._seen is not None and at < position:
+            records = self._log.read(STREAM, at, min(_BATCH, position - at), partition)
+            if not records:
+                return
+            for record in records:
+                if record.kind == "interaction":
+                    event = events.from_bytes(record.body)
+                    self._seen.add(events.event_hash(event), record.place, record.effective_time)
+            at = records[-1].offset + 1
+
+    def _take(self, found: Many) -> None:
+        """Apply what was read, in slices, so that requests get in between."""
+        for name, records in found.records.items():
+            for start in range(0, len(records), _SLICE):
+                part = records[start : start + _SLICE]
+                with self._lock:
+                    for record in part:
+                        self._apply(record, name)
+                self.progress.advance({name: part[-1].offset + 1})
+        self._positions.update(found.reached)
+        self.progress.advance(found.reached)
 
     def _fail(self, error: ReplError) -> None:
         if not self.failing:
@@ -143,44 +188,47 @@ class UserStateConsumer(Background):
         log.error("user states were lost and are read again", extra={"reason": error.message})
         self._metrics.failures.labels("state").inc()
         try:
-            position = self._users.store.offsets().get(OFFSET, 0)
+            held = self._users.store.offsets()
         except StoreError as down:
             self._fail(down)
             return
-        self._items_from = max(self._items_from, self._position)
-        self._users_from = position
-        self._position = min(position, self._position)
+        self._items_from = {
+            name: max(at, self._items_from.get(name, 0)) for name, at in self._positions.items()
+        }
+        self._users_from = held
+        self._positions = {name: min(held.get(name, 0), at) for name, at in self._positions.items()}
         self._users.release(self._lock)
 
     def _skip_lost(self, error: OffsetLost) -> None:
         """Retention took records that were never read: go on with the oldest there is."""
-        first = self._log.start_offsets().get(OFFSET, self._position + 1)
-        log.error("records were gone before they were read", extra={"from": self._position, "to": first})
-        self._metrics.failures.labels("log").inc()
-        self._position = max(first, self._position + 1)
+        starts = self._log.start_offsets()
+        for name, at in self._positions.items():
+            if at < starts.get(name, 0):
+                log.error("records were gone before they were read", extra={"from": at, "to": starts[name]})
+                self._metrics.failures.labels("log").inc()
+                self._positions[name] = starts[name]
 
-    def _apply(self, record: Record) -> None:
+    def _apply(self, record: Record, name: str) -> None:
         offset = record.offset
         try:
             if record.kind == "interaction":
-                self._interaction(record)
-            elif record.kind == "item" and offset >= self._items_from:
+                self._interaction(record, name)
+            elif record.kind == "item" and offset >= self._items_from.get(name, 0):
                 event = events.from_bytes(record.body)
                 if isinstance(event, events.ItemEvent):
                     self._catalogue.apply(event)
-            elif record.kind == "user" and offset >= self._users_from:
+            elif record.kind == "user" and offset >= self._users_from.get(name, 0):
                 event = events.from_bytes(record.body)
                 if isinstance(event, events.UserEvent) and event.op == "delete":
                     self._users.delete(actor_key(event.user, None))
-                    self._deleted.append((record.tenant, event.user, offset))
+                    self._deleted.append((record.tenant, event.user, record.place))
             self._metrics.consumed.labels(record.kind).inc()
         except ReplError as error:
             if isinstance(error, StoreError | LogError):
                 raise
             self._metrics.failures.labels("event").inc()
-            dead_letter(self._log, OFFSET, offset, error.message, record.body, record.tenant, self._clock())
+            dead_letter(self._log, name, offset, error.message, record.body, record.tenant, self._clock())
             log.error("an event could not be applied", extra={"offset": offset, "reason": error.message})
-        self._position = offset + 1
 
     def _blank_deleted(self) -> None:
         """Blank the records of users whose deletion was just read: again after a kill, until offsets are written."""
@@ -189,25 +237,27 @@ class UserStateConsumer(Background):
             self._deleted.pop(0)
             log.info("a user was deleted", extra={"records": count})
 
-    def _interaction(self, record: Record) -> None:
+    def _interaction(self, record: Record, name: str) -> None:
         event = events.from_bytes(record.body)
         if not isinstance(event, events.InteractionEvent):
             return
-        if record.offset >= self._items_from:
+        if record.offset >= self._items_from.get(name, 0):
             self._catalogue.intern(event.item)
         kind = self._schema.behaviour(event.type)
         key = actor_key(event.user, event.session)
-        if key == 0 or kind < 0 or record.offset < self._users_from:
+        if key == 0 or kind < 0 or record.offset < self._users_from.get(name, 0):
+            return
+        if self._seen is not None and not self._seen.add(events.event_hash(event), record.place, record.effective_time):
             return
         state = self._users.get_or_new(key)
-        if state.append(item_key(event.item), kind, record.effective_time, record.offset):
+        if state.append(item_key(event.item), kind, record.effective_time, record.place):
             self._users.put(state)
 
     def _write(self, force: bool) -> None:
         now = self._clock()
         if force or self._users.dirty >= _MANY_DIRTY or now - self._flushed_at >= FLUSH_MS:
-            if self._users.dirty or (force and self._position != self._users_from):
-                self._users.flush_beside(self._lock, {OFFSET: self._position})
+            if self._users.dirty or (force and self._positions != self._users_from):
+                self._users.flush_beside(self._lock, dict(self._positions))
             self._flushed_at = now
         due = force or now - self._saved_at >= SAVE_MS
         if due and self._store is not None and self._catalogue.version != self._saved_version:
@@ -216,17 +266,17 @@ class UserStateConsumer(Background):
 
     def _relieve(self) -> None:
         """After a long backlog: its users, who asked for nothing, leave memory again."""
-        self._relieved_at = self._position
+        self._since_relief = 0
         self._users.release(self._lock)
         trim()
 
     def _save(self) -> None:
         assert self._store is not None
         with self._lock:
-            version, position = self._catalogue.version, self._position
+            version, positions = self._catalogue.version, dict(self._positions)
             chunks = self._catalogue.changed_chunks()
             waiting = self._encoder.collect() if self._encoder is not None else self._catalogue.changed_rows()
-        self._store.save(chunks, {OFFSET: position}, waiting.astype("int64"))
+        self._store.save(chunks, positions, waiting.astype("int64"))
         self._catalogue.mark_clean()  # only this thread changes the catalogue
         self._saved_version = version
         if self._encoder is not None:

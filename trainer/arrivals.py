@@ -19,7 +19,7 @@ from features.hash_window import HashWindow
 from features.keys import actor_key, item_key
 from features.ops import IMPRESSION, Ops, OpsBuilder
 from features.realtime import RealtimeState
-from features.records import Record, ServedRecord
+from features.records import UNREADABLE, Record, ServedRecord
 from features.user_state import NO_RECENTS, Recents
 from trainer.hold import EVENT
 from trainer.join import Act, Shown
@@ -57,7 +57,7 @@ class Arrivals:
         self.inputs = ShownInputs(learning.join, served, reconstruct, base, hidden, self._make)
         self.skips: dict[str, list[tuple[int, int]]] = {"counters": [], "user_state": []}
         self.dead: list[tuple[Record, str]] = []
-        self.deleted: list[tuple[str, str, int]] = []  # tenant, user, offset
+        self.deleted: list[tuple[str, str, int]] = []  # tenant, user, place
         self._items: dict[str, tuple[int, int]] = {}
         self._behaviours = catalogue.schema.behaviours
         self._builder = OpsBuilder()
@@ -85,12 +85,15 @@ class Arrivals:
         """One record of the stream `event`, at its effective time t."""
         if record.kind == "blank":
             return
+        if record.kind == UNREADABLE:
+            self.dead.append((record, "no record of ours, and no event"))
+            return
         try:
             event = events.from_bytes(record.body)
         except ReplError as error:
             self.dead.append((record, error.message))
             return
-        if not self.dedup.add(events.event_hash(event), record.offset, t):
+        if not self.dedup.add(events.event_hash(event), record.place, t):
             self.learning.join.count("duplicates")
             return
         if isinstance(event, events.InteractionEvent):
@@ -101,11 +104,11 @@ class Arrivals:
             self.reconstruct.forget(self.catalogue.apply(event))
         elif isinstance(event, events.UserEvent) and event.op == "delete":
             self.users.delete(actor_key(event.user, None))
-            self.deleted.append((record.tenant, event.user, record.offset))
+            self.deleted.append((record.tenant, event.user, record.place))
 
-    def _skipped(self, what: str, offset: int) -> bool:
+    def _skipped(self, what: str, at: int) -> bool:
         skips = self.skips[what]
-        return bool(skips) and any(start <= offset < end for start, end in skips)
+        return bool(skips) and any(start <= at < end for start, end in skips)
 
     def _item(self, item: str) -> tuple[int, int]:
         """Catalogue row (−1: full) and key of an item, a new row where it was not known."""
@@ -124,16 +127,16 @@ class Arrivals:
             return
         actor = actor_key(event.user, event.session)
         recents = NO_RECENTS
-        if actor and not self._skipped("user_state", record.offset):
+        if actor and not self._skipped("user_state", record.place):
             state = self.users.get_or_new(actor)
             recents = state.recents(t)
-            state.append(item, kind, t, record.offset)
+            state.append(item, kind, t, record.place)
             self.users.put(state)
         category = int(self.catalogue.category[row]) if row >= 0 else 0
         ranking = 0 if event.ranking is None else ranking_key(record.tenant, event.ranking)
-        counted = not self._skipped("counters", record.offset)
+        counted = not self._skipped("counters", record.place)
         self.learning.hold.push(
-            t, EVENT, (DONE, kind, item, category, ranking, counted, record.offset, recents)
+            t, EVENT, (DONE, kind, item, category, ranking, counted, record.place, recents)
         )
 
     def _ranking(self, event: events.RankingEvent, record: Record, t: int) -> None:
@@ -148,12 +151,12 @@ class Arrivals:
         categories[rows >= 0] = self.catalogue.category[rows[rows >= 0]]
         shown, surface = self.inputs.of(event, record, t, keys, rows)
         shown = Shown(
-            hash=shown.hash, t=t, offset=record.offset, surface=surface, items=keys, categories=categories,
+            hash=shown.hash, t=t, offset=record.place, surface=surface, items=keys, categories=categories,
             positions=positions, z=shown.z, actor=shown.actor, control=shown.control, waiting=shown.waiting,
         )  # fmt: skip
         self.reconstruct.assembler.fill_position(shown.z, positions, surface)
         self.learning.join.show(shown)
-        if not self._skipped("counters", record.offset):
+        if not self._skipped("counters", record.place):
             self.learning.hold.push(t, EVENT, (SHOWN, surface, keys, categories, positions))
 
     def infer(self, ranking: int, acts: list[Act]) -> Shown | None:

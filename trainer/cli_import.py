@@ -89,13 +89,15 @@ def import_files(settings: Settings, files: list[Path], *, again: bool, quiet: b
 def import_sample(settings: Settings) -> None:
     """Import the shipped data, moved to now, unless it is there already or the log holds other events."""
     from features.event_log import open_log
+    from features.records import partitions_in
     from trainer.importing import record_of_imports
 
     if record_of_imports.is_complete(settings.data_dir, ONLINE_RETAIL):
         return
     cut_off = ONLINE_RETAIL in record_of_imports.read(settings.data_dir)
     with closing(open_log(settings)) as log:
-        empty = not log.end_offsets().get("event/0")
+        ends = log.end_offsets()
+        empty = not any(ends[name] for name in partitions_in("event", ends))
     if empty or cut_off:
         for line in _lines(import_online_retail(settings, None, "now")):
             note(line)

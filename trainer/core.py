@@ -22,7 +22,7 @@ from features.event_log import EventLog
 from features.hash_window import HashWindow
 from features.ops import Ops
 from features.realtime import RealtimeConfig, RealtimeState
-from features.records import Cut, Record
+from features.records import Cut, Offsets, Record, Stream, partitions_in, place, split_key
 from service.artifact import Artifact
 from service.last_layer import term_bounds
 from service.scorer import Scorer
@@ -38,7 +38,7 @@ from trainer.served import ServedIndex
 from trainer.states import TrainerStates
 
 log = logging.getLogger(__name__)
-EVENT_KEY = "event/0"
+EVENT: Stream = "event"
 MAX_CHANGES = 1 << 20  # bytes of ops that a version carries; replicas reload instead
 WeightsOf = Callable[[int], Version]
 BaseOf = Callable[[str], Artifact | None]
@@ -163,8 +163,8 @@ class Core:
     def step(self, v: int, cut: Cut, batch: Batch, created: int) -> Outcome:
         """Learn what cut v covers. created: wall clock, ms, for the version's row only.
 
-        Order: control records; served records; events by (effective time, offset); what the hold lets out;
-        learner, gate and the weights to serve."""
+        Order: control records; served records; events by (effective time, place); what the hold lets out;
+        learner, gate and the weights to serve. A cut never goes back: one that an ousted trainer wrote does nothing."""
         outcome = Outcome(self._blank(v, cut), b"", False)
         kind: Kind = "start" if v == 1 else "push"
         self.learning.join.begin(v)
@@ -172,10 +172,10 @@ class Core:
             kind = self._control(record, cut, outcome) or kind
         arrivals = self.arrivals
         arrivals.take_served(batch["served"])
-        ordered = sorted((record.effective_time, record.offset, record) for record in batch["event"])
+        ordered = sorted((record.effective_time, record.place, record) for record in batch["event"])
         for t, _, record in ordered:
             arrivals.take(record, t)
-        self.v, self.offsets = v, dict(cut.offsets)
+        self.v, self.offsets = v, _farthest(self.offsets, cut.offsets)
         self.watermark = max(self.watermark, cut.watermark)
         arrivals.release(self.watermark - self.rules.hold_ms)
         arrivals.count_ops()
@@ -233,7 +233,7 @@ class Core:
         elif kind == "rollback":
             return self._roll_back(body, cut, outcome)
         elif kind == "skip":
-            self._skip(str(body["applies_to"]), _range(body))
+            self._skip(str(body["applies_to"]), _ranges(body))
         elif kind == "base":
             return self._change_base(str(body["sha256"]), outcome)
         elif kind == "settings":
@@ -243,16 +243,14 @@ class Core:
         return None
 
     def _roll_back(self, body: dict[str, Any], cut: Cut, outcome: Outcome) -> Kind:
-        to, means, start = int(body["to"]), None, 0
+        to, means, start = int(body["to"]), None, Offsets()
         if to != PRIOR:
             version = self._earlier(to)
             if version.base != self.artifact.sha256:
                 raise ValueError(f"version {to} is of another base")
-            means, start = version.vectors(), version.offsets.get(EVENT_KEY, 0)
+            means, start = version.vectors(), version.offsets
             outcome.keep.append(to)
-        skip = (start, cut.offsets.get(EVENT_KEY, 0))
-        if body.get("skip") is not None:
-            skip = _range(body["skip"])
+        skip = _ranges(body.get("skip") or {"from": start, "to": cut.offsets})
         self.learning.roll_back(to, means, self.watermark, skip)
         self.learning.join.count("rollbacks")
         outcome.checkpoint = True
@@ -265,11 +263,11 @@ class Core:
             raise ValueError(f"version {v} did not exist yet")
         return self._weights_of(v)
 
-    def _skip(self, what: str, skipped: tuple[int, int]) -> None:
+    def _skip(self, what: str, skipped: list[tuple[int, int]]) -> None:
         if what == "weights":
             self.learning.skip(skipped)
         else:
-            self.arrivals.skips[what].append(skipped)
+            self.arrivals.skips[what] += skipped
 
     def _change_rules(self, body: dict[str, Any]) -> None:
         changed = {name: body[name] for name in Rules.__struct_fields__ if name in body}
@@ -309,6 +307,18 @@ class Core:
         self.arrivals.skips = skips
 
 
-def _range(skip: Mapping[str, Any]) -> tuple[int, int]:
-    """A {from, to} of offset maps as offsets of the event stream."""
-    return int(skip["from"].get(EVENT_KEY, 0)), int(skip["to"][EVENT_KEY])
+def _ranges(skip: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """A {from, to} of offset maps as ranges of places of the event stream, one a partition that `to` names."""
+    found = []
+    for name in partitions_in(EVENT, skip["to"]):
+        partition = split_key(name)[1]
+        start, end = int(skip["from"].get(name, 0)), int(skip["to"][name])
+        found.append((place(partition, start), place(partition, end)))
+    if not found:
+        raise ValueError("a range names no partition of the stream event")
+    return found
+
+
+def _farthest(before: Offsets, cut: Offsets) -> Offsets:
+    """Of each partition the larger offset."""
+    return {name: max(before.get(name, 0), cut.get(name, 0)) for name in sorted(before.keys() | cut.keys())}

@@ -50,7 +50,7 @@ class JoinRules:
 class Shown:
     """The items of one `ranking`: keys u64[n], categories u64[n], positions i16[n], z f16[n, d].
 
-    hash: of tenant and id; offset: of its event (inferred: of the first that told of it); waiting: its served
+    hash: of tenant and id; offset: place of its event (inferred: of the first that told of it); waiting: its served
     record may still come."""
 
     hash: int
@@ -67,4 +67,4 @@ class Shown:
 
 
 Act = tuple[int, int, int, int]
-"""Time, item key, behaviour and offset of an interaction."""
+"""Time, item key, behaviour and place of an interaction."""

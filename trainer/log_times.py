@@ -15,6 +15,7 @@ import numpy as np
 from features.errors import InvalidInput
 from features.event_log import EventLog
 from features.events import Event, from_bytes
+from features.records import Record, partitions_in, split_key
 from trainer.feature_replay import in_time_order
 
 KINDS = frozenset({"item", "interaction", "ranking"})
@@ -47,17 +48,22 @@ def read_events(log: EventLog, until: int | None = None) -> Iterator[Event]:
     """Items, interactions and rankings of a log in time order, those before `until` ms only."""
 
     def stored() -> Iterator[Event]:
-        at = log.start_offsets().get("event/0", 0)
-        while records := log.read("event", at):
-            for record in records:
-                if record.kind in KINDS and (until is None or record.effective_time < until):
-                    event = from_bytes(record.body)
-                    if event.timestamp != record.effective_time:
-                        event = _at(event, record.effective_time)
-                    yield event
-            at = records[-1].offset + 1
+        for record in _stored(log):
+            if record.kind in KINDS and (until is None or record.effective_time < until):
+                event = from_bytes(record.body)
+                yield event if event.timestamp == record.effective_time else _at(event, record.effective_time)
 
     return in_time_order(stored())
+
+
+def _stored(log: EventLog) -> Iterator[Record]:
+    """Every record of the stream `event` that is there, one partition after the other."""
+    starts = log.start_offsets()
+    for name in partitions_in("event", starts):
+        at, partition = starts[name], split_key(name)[1]
+        while records := log.read("event", at, partition=partition):
+            yield from records
+            at = records[-1].offset + 1
 
 
 def _at(event: Event, time: int) -> Event:
@@ -71,16 +77,14 @@ def split_times(log: EventLog, seed: int, until: int | None = None) -> Splits:
     Raises InvalidInput on too few.
     """
     rng = np.random.default_rng(seed)
-    sample, seen, at = np.zeros(SAMPLE, np.int64), 0, log.start_offsets().get("event/0", 0)
-    while records := log.read("event", at):
-        for record in records:
-            behaviour = record.kind in ("interaction", "ranking")
-            if behaviour and (until is None or record.effective_time < until):
-                place = seen if seen < SAMPLE else int(rng.integers(seen + 1))
-                if place < SAMPLE:
-                    sample[place] = record.effective_time
-                seen += 1
-        at = records[-1].offset + 1
+    sample, seen = np.zeros(SAMPLE, np.int64), 0
+    for record in _stored(log):
+        behaviour = record.kind in ("interaction", "ranking")
+        if behaviour and (until is None or record.effective_time < until):
+            place = seen if seen < SAMPLE else int(rng.integers(seen + 1))
+            if place < SAMPLE:
+                sample[place] = record.effective_time
+            seen += 1
     if seen < LEAST:
         raise InvalidInput(
             f"the log holds {seen} interactions and rankings: too few to train on",

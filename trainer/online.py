@@ -27,7 +27,7 @@ import msgspec
 from features.errors import Fenced, LogError, OffsetLost, StoreError
 from features.event_log import EventLog, dead_letter, open_log, system_clock
 from features.realtime import RealtimeConfig
-from features.records import Cut, NewRecord, Offsets, Record, offset_key
+from features.records import UNREADABLE, Cut, NewRecord, Offsets, Record, partitions_in
 from service.artifact import Artifact
 from service.settings import Settings
 from service.weight_keeping import Keeping
@@ -118,8 +118,8 @@ class OnlineTrainer:
         log.info("trainer started", extra={"version": self.core.v, "cuts_replayed": replayed})
 
     def _first_offsets(self) -> Offsets:
-        known = {offset_key(stream) for stream in READ}
-        return {name: at for name, at in self._log.start_offsets().items() if name in known}
+        starts = self._log.start_offsets()
+        return {name: starts[name] for stream in READ for name in partitions_in(stream, starts)}
 
     def _restored(self) -> Core:
         checkpoint = self._store.latest_checkpoint()
@@ -204,7 +204,7 @@ class OnlineTrainer:
         record = NewRecord("cut", self._settings.tenant, cut.watermark, "cut", cut.to_bytes())
         (offset,) = self._log.append("cut", [record])
         if offset != self.core.v:
-            raise Fenced(f"cut {offset} was written where {self.core.v} was due: another trainer is at work")
+            self._not_ours(offset)
         self._steps(1)
         covered = cover(self._log, self.core.offsets, cut) if batch is None else batch
         outcome = self.core.step(self.core.v + 1, cut, covered, self._clock())
@@ -214,6 +214,16 @@ class OnlineTrainer:
         self._steps(2)
         self._commit(outcome)
         self._report.add(len(covered["event"]))
+
+    def _not_ours(self, offset: int | None) -> None:
+        """A cut stands elsewhere than it had to. Cuts that somebody else wrote are followed like our own: the one whose
+        token the store still accepts goes on, the other is told so at its next commit."""
+        if offset is None or offset < self.core.v:
+            raise OffsetLost(
+                f"the stream of cuts ends at {offset}, and version {self.core.v} was published", field="offset",
+                value=offset, hint="was the topic made again? `learn --resume-at` goes on (docs/kafka.md)",
+            )  # fmt: skip
+        raise LogError(f"cut {offset} was written where {self.core.v} was due: another trainer wrote cuts, too")
 
     def _commit(self, outcome: Outcome) -> None:
         """Steps 3 to 6."""
@@ -261,7 +271,8 @@ class OnlineTrainer:
 
     def _rollback_body(self, outcome: Outcome) -> dict[str, object]:
         wanted = outcome.wanted or {}
-        skip = {"from": {"event/0": wanted["from"].get("event/0", 0)}, "to": dict(outcome.version.offsets)}
+        to = dict(outcome.version.offsets)
+        skip = {"from": {name: wanted["from"].get(name, 0) for name in partitions_in("event", to)}, "to": to}
         return {"to": wanted["to"], "skip": skip, "applies_to": "weights", "by": "gate", "reason": wanted["reason"]}
 
     def _letters(self, outcome: Outcome) -> None:
@@ -269,7 +280,10 @@ class OnlineTrainer:
             source = f"{record.stream}/{record.partition}"
             log.error("a record could not be read", extra={"source": source, "offset": record.offset})
             tenant = record.tenant or self._settings.tenant
-            dead_letter(self._log, source, record.offset, reason, record.body, tenant, self._clock())
+            if record.kind == UNREADABLE:  # the log has made the letter already, with what it saw
+                self._log.append("dead-letter", [NewRecord("dead-letter", tenant, self._clock(), source, record.body)])
+            else:
+                dead_letter(self._log, source, record.offset, reason, record.body, tenant, self._clock())
 
     def _housekeeping(self, now: int) -> None:
         at = self._cadence()

@@ -32,7 +32,7 @@ class Push:
 
 
 class Learning:
-    """Hold, join, learner and gate of one base; `skipped`: ranges of event offsets that teach nothing."""
+    """Hold, join, learner and gate of one base; `skipped`: ranges of event places that teach nothing."""
 
     def __init__(
         self, prior: Prior, bounds: NDArray[np.int64], rules: JoinRules, *, noise: float, rate: float
@@ -50,9 +50,9 @@ class Learning:
     def _encode(self) -> bytes:
         return encode_weights(self.served["click"], self.served["purchase"])
 
-    def teaches(self, offset: int) -> bool:
-        """May what the event at this offset showed move the weights?"""
-        return not any(start <= offset < end for start, end in self.skipped)
+    def teaches(self, at: int) -> bool:
+        """May what the event at this place showed move the weights?"""
+        return not any(start <= at < end for start, end in self.skipped)
 
     def release(self, through: int, take: Callable[[int, Any], None]) -> None:
         """Let out what is due: timers to the join, held events to `take(t, payload)`."""
@@ -78,23 +78,21 @@ class Learning:
         return Push(weights, weights != before, held)
 
     def roll_back(
-        self, to: int, means: Mapping[str, Floats] | None, t: int, skip: tuple[int, int] | None
+        self, to: int, means: Mapping[str, Floats] | None, t: int, skip: list[tuple[int, int]]
     ) -> None:
         """Put the weights back to those of version `to` (PRIOR, or means None: the base's prior).
 
-        skip: range of event offsets whose rankings teach nothing from now on."""
+        skip: ranges of event places whose rankings teach nothing from now on."""
         back = self.learner.priors() if to == PRIOR or means is None else dict(means)
         self.learner.set_means(back)
         self.served = {head: mean.copy() for head, mean in back.items()}
         self.join.undo_after(to)
         self.gate.rolled_back(to, t)
-        if skip is not None:
-            self.skip(skip)
+        self.skip(skip)
 
-    def skip(self, skipped: tuple[int, int]) -> None:
-        """Rankings of these event offsets [start, end) teach nothing from now on."""
-        if skipped[1] > skipped[0]:
-            self.skipped = merge([*self.skipped, skipped])
+    def skip(self, skipped: list[tuple[int, int]]) -> None:
+        """Rankings of these event places [start, end) teach nothing from now on."""
+        self.skipped = merge([*self.skipped, *(one for one in skipped if one[1] > one[0])])
 
     def follow(self, rules: JoinRules, *, noise: float, rate: float, resized: bool) -> None:
         """Go on by other rules; with another capacity what waits in the join is forgotten, counted."""
@@ -122,7 +120,7 @@ def _waits(rules: JoinRules) -> tuple[int, int]:
 
 
 def merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same offsets as few ascending ranges [start, end)."""
+    """The same places as few ascending ranges [start, end)."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if merged and start <= merged[-1][1]:

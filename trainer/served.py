@@ -1,4 +1,4 @@
-"""Where the served records lie: ranking key → offset, bodies fetched by offset. It joins nothing.
+"""Where the served records lie: ranking key → place, bodies fetched by it. It joins nothing.
 
 Bodies of the newest records are kept in memory, only to spare a read: what is found does not depend on it.
 """
@@ -11,7 +11,7 @@ from features.errors import LogError
 from features.event_log import EventLog
 from features.hash_window import HashWindow
 from features.keys import text_key
-from features.records import Record, ServedRecord
+from features.records import Record, ServedRecord, partition_and_offset
 
 ENTRIES = 500_000
 AGE_MS = 3_600_000
@@ -34,9 +34,9 @@ class ServedIndex:
 
     def add(self, key: int, record: Record) -> bool:
         """Remember where the record of this key lies; False when there is one already."""
-        if not self.window.add(key, record.offset, record.effective_time):
+        if not self.window.add(key, record.place, record.effective_time):
             return False
-        self._bodies[record.offset] = record.body
+        self._bodies[record.place] = record.body
         self._bytes += len(record.body)
         while self._bytes > CACHE_BYTES:
             self._bytes -= len(self._bodies.popitem(last=False)[1])
@@ -44,12 +44,13 @@ class ServedIndex:
 
     def get(self, key: int) -> ServedRecord | None:
         """The served record of this key; None where none is known, or the log has dropped it."""
-        offset = self.window.get(key)
-        if offset is None:
+        at = self.window.get(key)
+        if at is None:
             return None
-        body = self._bodies.get(offset)
+        body = self._bodies.get(at)
         if body is None:
-            record = self._log.get("served", offset)
+            partition, offset = partition_and_offset(at)
+            record = self._log.get("served", offset, partition)
             if record is None:
                 return None
             body = record.body

@@ -104,4 +104,4 @@ class ShownInputs:
         control = found is not None and found.arm == "control"
         none = np.zeros(0, np.uint64)
         empty = np.zeros(0, np.int16)
-        return Shown(key, t, record.offset, surface, keys, none, empty, z, actor, control, waiting), surface
+        return Shown(key, t, record.place, surface, keys, none, empty, z, actor, control, waiting), surface

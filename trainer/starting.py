@@ -13,11 +13,10 @@ from typing import Any
 
 from features.errors import StoreError
 from features.event_log import open_log
+from features.records import partitions_in
 from service.auth import load_key
 from service.settings import Settings
 from service.weight_store import open_weight_store
-
-EVENTS = "event/0"
 
 
 class Reading:
@@ -31,7 +30,9 @@ class Reading:
         if settings.tenants:
             return  # each has a log of its own: they are read meanwhile
         with closing(open_log(settings)) as log:
-            self.total = log.end_offsets().get(EVENTS, 0)
+            ends = log.end_offsets()
+        self._ends = {name: ends[name] for name in partitions_in("event", ends)}
+        self.total = sum(self._ends.values())
 
     def done(self) -> int:
         """Events of these that both have read: the smaller of the two, as far as they last said."""
@@ -47,7 +48,7 @@ class Reading:
                 latest = store.latest()
         except StoreError:
             return 0
-        return 0 if latest is None else min(self.total, latest.offsets.get(EVENTS, 0))
+        return 0 if latest is None else sum(min(end, latest.offsets.get(name, 0)) for name, end in self._ends.items())
 
     def _ranker(self) -> int:
         status = self._get("/v1/status")

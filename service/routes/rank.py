@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from features.records import decode_token
+from features.records import decode_token, partitions_in
 from service import answer_bytes, filters, openapi, requests
 from service.answers import RankAnswer, RankRows
 from service.arms import arm_of
@@ -20,7 +20,7 @@ from service.http import answer, request_id
 from service.ranked import Question, Ranked
 from service.routes import examples
 from service.unranked import unranked
-from service.user_state_consumer import OFFSET
+from service.user_state_consumer import STREAM
 
 INLINE = 1_000
 """Candidates (and exclusions) ranked on the event loop; more go to the one worker thread."""
@@ -34,11 +34,12 @@ async def wait_for(service: Service, token: str | None, wait_ms: int | None) -> 
     """Wait until user states hold what the token names; False when time ran out. InvalidInput for a bad token."""
     if token is None:
         return True
-    wanted = decode_token(token).get(OFFSET, 0)
+    token_offsets = decode_token(token)
+    wanted = {name: token_offsets[name] for name in partitions_in(STREAM, token_offsets)}
     longest = service.settings.wait_ms
     seconds = min(longest if wait_ms is None else wait_ms, longest) / 1000
     progress = service.running.consumer.progress
-    return progress.position >= wanted or await progress.wait(wanted, seconds)
+    return progress.reached(wanted) or await progress.wait(wanted, seconds)
 
 
 def question_of(service: Service, ask: Ask, rid: str) -> Question:

@@ -132,6 +132,24 @@ def test_reading_is_bounded_by_records_and_bytes(log: EventLog) -> None:
     assert log.read("event", 0, max_bytes=1)  # progress, whatever the bound
 
 
+def test_partitions_are_read_together(log: EventLog) -> None:
+    log.append("event", [record(n) for n in range(30)])
+    log.append("control", [record(n) for n in range(3)])
+    ends = log.end_offsets()
+    found = log.read_many({"event/0": 10, "control/0": 0, "served/0": 0}, ends)
+    assert offsets(found.records["event/0"]) == list(range(10, 30))
+    assert (len(found.records["control/0"]), found.reached) == (3, {"event/0": 30, "control/0": 3})
+    part = log.read_many({"event/0": 0}, ends, 7)
+    assert (offsets(part.records["event/0"]), part.reached) == (list(range(7)), {"event/0": 7})
+    at, got = {"event/0": 5, "control/0": 3}, 0
+    for _ in range(20):
+        tailed = log.tail(at, 100, 0.5)
+        at, got = at | tailed.reached, got + len(tailed.records.get("event/0", []))
+        if tailed.whole:
+            break
+    assert (tailed.whole, at, got) == (True, {"event/0": 30, "control/0": 3}, 25)
+
+
 def test_effective_time() -> None:
     late = Record("event", 0, 0, "interaction", "t", 500, 400, False, "", b"")
     assert late.effective_time == 400

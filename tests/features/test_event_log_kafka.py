@@ -23,11 +23,11 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from deploy.local.servers import Kafka, ServerError
 from features.errors import LogError, OffsetLost, SettingsError
 from features.event_log import make_kafka_topics, open_log
-from features.event_log_kafka import KafkaEventLog, Place, make_topics
+from features.event_log_kafka import KafkaEventLog, make_topics
 from features.event_log_kafka_pool import Budget
 from features.event_log_kafka_topics import DAY_MS, TopicPlan, topic_plans
 from features.event_log_kafka_url import KafkaAddress, parse_address
-from features.records import NewRecord, Record, Stream, encode_token
+from features.records import NewRecord, Record, Stream, encode_token, partition_and_offset
 from service.settings import Settings
 from tests.conftest import KAFKA_USERS, unavailable
 
@@ -91,16 +91,16 @@ def everything(log: KafkaEventLog, stream: Stream = "event") -> list[Record]:
 
 
 def test_keys_choose_the_partition_and_keep_their_order(log: KafkaEventLog) -> None:
-    places = log.place("event", [record(n, f"u{n % 10}") for n in range(300)])
+    places = log.append("event", [record(n, f"u{n % 10}") for n in range(300)])
     by_key: dict[str, list[int]] = defaultdict(list)
     where: dict[str, set[int]] = defaultdict(set)
     for one in everything(log):
         by_key[one.key].append(one.timestamp)
         where[one.key].add(one.partition)
-        assert places[one.timestamp] == Place(one.partition, one.offset)
+        assert places[one.timestamp] == one.place
     assert all(times == sorted(times) for times in by_key.values())
     assert all(len(partitions) == 1 for partitions in where.values())
-    assert len({place.partition for place in places}) == PARTITIONS
+    assert len({partition_and_offset(at or 0)[0] for at in places}) == PARTITIONS
     ends = log.end_offsets()
     assert sum(ends[f"event/{n}"] for n in range(PARTITIONS)) == 300
     assert (ends["cut/0"], ends["control/0"]) == (0, 0)
@@ -109,12 +109,34 @@ def test_keys_choose_the_partition_and_keep_their_order(log: KafkaEventLog) -> N
     assert [one.timestamp for one in log.read("cut", 0)] == list(range(9))
 
 
+def test_several_partitions_are_read_at_once(log: KafkaEventLog) -> None:
+    log.append("event", [record(n, f"u{n % 10}") for n in range(5_000)])
+    ends = {name: at for name, at in log.end_offsets().items() if name.startswith("event/")}
+    whole = log.read_many(dict.fromkeys(ends, 0), ends, 100_000)
+    assert sorted(one.timestamp for part in whole.records.values() for one in part) == list(range(5_000))
+    assert whole.reached == ends
+    some = log.read_many(dict.fromkeys(ends, 10), ends, 600)
+    assert all(some.records[name][0].offset == 10 for name in ends)
+    assert all(some.reached[name] == some.records[name][-1].offset + 1 for name in ends)
+    assert log.read_many(ends, ends, 600).reached == {}
+    at, got = dict.fromkeys(ends, 0), 0
+    while not (part := log.tail(at, 2_000, 0.2)).whole:
+        at, got = at | part.reached, got + sum(map(len, part.records.values()))
+    assert got + sum(map(len, part.records.values())) == 5_000
+    late = threading.Timer(0.1, log.append, ("event", [record(7_777, "late")]))
+    late.start()
+    assert [one.timestamp for one in next(iter(log.tail(ends, 10, 5.0).records.values()))] == [7_777]
+    late.join()
+    with pytest.raises(OffsetLost, match="ends at offset"):
+        log.tail({"event/0": 10_000}, 10, 1.0)
+
+
 def test_many_threads_append_and_read_at_once(log: KafkaEventLog) -> None:
-    told: dict[int, Place] = {}
+    told: dict[int, int | None] = {}
 
     def work(name: int) -> None:
         for n in range(10):
-            told[100 * name + n] = log.place("event", [record(100 * name + n, f"u{name}")])[0]
+            told[100 * name + n] = log.append("event", [record(100 * name + n, f"u{name}")])[0]
             log.read("event", 0, partition=name % PARTITIONS)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(12)]
@@ -122,7 +144,7 @@ def test_many_threads_append_and_read_at_once(log: KafkaEventLog) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {one.timestamp: Place(one.partition, one.offset) for one in everything(log)} == told
+    assert {one.timestamp: one.place for one in everything(log)} == told
 
 
 def test_lost_offsets_are_told_and_never_jumped_over(log: KafkaEventLog, address: KafkaAddress) -> None:

@@ -110,7 +110,7 @@ def test_config_tells_value_source_and_masks_secrets(data_dir: Path, root: Path)
         (("topics", "--json"), {}, 2, "log_url is not set"),
         (("topics", "--json"), {"REPL_LOG_URL": "redis://h:1/x"}, 2, "not a kafka:// URL"),
         (("topics", "--json"), {"REPL_LOG_URL": "kafka://127.0.0.1:1/x?timeout_ms=1000"}, 1, "nobody listens"),
-        (("versions", "list"), {"REPL_LOG_URL": "kafka://127.0.0.1:1/x"}, 2, "do not read from Kafka yet"),
+        (("serve",), {"REPL_LOG_URL": "kafka://127.0.0.1:1/x?timeout_ms=1000"}, 1, "nobody listens"),
         (("versions", "show"), {}, 2, "Missing argument"),
         (("no-such-command",), {}, 2, "No such command"),
     ],

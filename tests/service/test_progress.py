@@ -11,17 +11,19 @@ from service.progress import Progress
 from service.rate import Rate
 
 
-def test_waiters_wake_when_their_position_is_passed() -> None:
+def test_waiters_wake_when_their_positions_are_passed() -> None:
     progress = Progress()
+    progress.advance({"event/1": 2})
 
     async def wait() -> list[bool]:
-        threading.Timer(0.02, progress.advance, (5,)).start()
-        return list(await asyncio.gather(progress.wait(3, 2), progress.wait(5, 2), progress.wait(6, 0.1)))
+        threading.Timer(0.02, progress.advance, ({"event/0": 5},)).start()
+        wanted = [{"event/0": 3}, {"event/0": 5, "event/1": 2}, {"event/0": 6}, {"event/0": 5, "event/1": 3}]
+        return list(await asyncio.gather(*(progress.wait(one, 2 if n < 2 else 0.1) for n, one in enumerate(wanted))))
 
-    assert asyncio.run(wait()) == [True, True, False]
-    assert asyncio.run(progress.wait(5, 0)) is True
-    progress.advance(2)
-    assert progress.position == 5
+    assert asyncio.run(wait()) == [True, True, False, False]
+    assert asyncio.run(progress.wait({"event/0": 5}, 0)) is True
+    progress.advance({"event/0": 2})
+    assert progress.positions == {"event/0": 5, "event/1": 2}
 
 
 def test_a_rate_is_of_the_last_ten_seconds() -> None:
