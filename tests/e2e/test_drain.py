@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 import service.testkit
-from features.event_log import open_log
+from features.event_log import make_kafka_topics, open_log
 from features.feature_store import open_feature_store
 from features.records import ServedRecord, encode_token
 from service.settings import Settings
-from tests.conftest import ROOT, free_port, http_call
+from tests.conftest import ROOT, free_port, fresh_tenant, http_call
 
 BASE = Path(service.testkit.__file__).parent / "testkit_base"
 ITEMS = [f"i{k}" for k in range(8)]
@@ -137,10 +137,10 @@ class Callers:
             thread.join(30)
 
 
-def logged(data_dir: Path) -> tuple[set[str], set[str]]:
+def logged(settings: Settings) -> tuple[set[str], set[str]]:
     """Request ids of the served records and ids of the events of a log, all partitions."""
     served, events = set(), set()
-    with closing(open_log(data_dir)) as log:
+    with closing(open_log(settings)) as log:
         for stream, found in (("served", served), ("event", events)):
             for place, end in log.end_offsets().items():
                 name, _, partition = place.partition("/")
@@ -150,15 +150,36 @@ def logged(data_dir: Path) -> tuple[set[str], set[str]]:
                     for record in records:
                         told = ServedRecord.from_bytes(record.body).request_id if stream == "served" else None
                         found.add(told or json.loads(record.body)["id"])
-                    start = records[-1].offset + 1
+                    start = records[-1].offset + 1 if records else end
     return served, events
 
 
 @pytest.mark.timeout(240)
 def test_two_rankers_are_restarted_under_load_without_a_failed_request(data_dir: Path) -> None:
     ports = [free_port(), free_port()]
-    settings = {"REPL_DRAIN_SECONDS": "1"}
-    rankers = {port: Ranker(data_dir, port, **settings) for port in ports}
+    restart_in_turn(dict.fromkeys(ports, data_dir), Settings(data_dir=data_dir))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_the_same_with_directories_of_their_own_over_kafka_and_redis(
+    tmp_path: Path, kafka_url: str, redis_url: str
+) -> None:
+    tenant = fresh_tenant()
+    urls = {"log_url": f"{kafka_url}/{tenant}", "weights_url": redis_url, "user_states_url": redis_url}
+    settings = Settings.model_validate({**urls, "tenant": tenant, "data_dir": tmp_path / "none"})
+    make_kafka_topics(settings, 3, 1)
+    places = {free_port(): tmp_path / name for name in "ab"}
+    for place in places.values():
+        place.mkdir()
+    restart_in_turn(places, settings, **{f"REPL_{name.upper()}": url for name, url in urls.items()}, REPL_TENANT=tenant)
+
+
+def restart_in_turn(places: dict[int, Path], at: Settings, **more: str) -> None:
+    """Two rankers by port and data directory; `at`: where their log is."""
+    ports = list(places)
+    settings = {"REPL_DRAIN_SECONDS": "1", **more}
+    rankers = {port: Ranker(place, port, **settings) for port, place in places.items()}
     for ranker in rankers.values():
         ranker.open()
     callers = Callers(ports)
@@ -170,7 +191,7 @@ def test_two_rankers_are_restarted_under_load_without_a_failed_request(data_dir:
             noticed = rankers[port].until(lambda port=port: rankers[port].get("/health/ready") == 503, 1.5, "not ready")
             assert noticed < 1.5
             assert rankers[port].end() == 0
-            rankers[port] = Ranker(data_dir, port, **settings).open()
+            rankers[port] = Ranker(places[port], port, **settings).open()
             time.sleep(0.5)
             assert all(callers.by_port[other] > before[other] for other in ports)
     finally:
@@ -181,52 +202,45 @@ def test_two_rankers_are_restarted_under_load_without_a_failed_request(data_dir:
     assert callers.failed == []
     assert statuses == [0, 0]
     assert min(len(callers.answered), len(callers.accepted)) > 50
-    served, events = logged(data_dir)
+    served, events = logged(at)
     assert set(callers.answered) <= served, "every answer's record was written"
     assert set(callers.accepted) == events
 
 
 @pytest.mark.timeout(120)
-def test_what_is_under_way_is_finished_and_written(data_dir: Path) -> None:
-    ranker = Ranker(data_dir, free_port(), REPL_DRAIN_SECONDS="0.3", REPL_WAIT_MS="2500").open()
+def test_it_serves_while_it_drains_and_finishes_and_writes_what_is_under_way(data_dir: Path) -> None:
+    settings = Settings(data_dir=data_dir)
+    ranker = Ranker(data_dir, free_port(), REPL_DRAIN_SECONDS="60", REPL_WAIT_MS="3000").open()
     now = int(time.time() * 1_000)
     events = [{"id": f"e{k}", "timestamp": now, "event": "interaction", "type": "click", "user": f"u{k}", "item": "i"}
               for k in range(50)]  # fmt: skip
     assert http_call(ranker.port, "POST", "/v1/events", events)[0] == 200
+    kept = http.client.HTTPConnection("127.0.0.1", ranker.port, timeout=20)
+    kept.request("GET", "/health/ready")
+    assert kept.getresponse().read()
+    assert kept.sock is not None, "kept alive"
+
+    ranker.tell()
+    ranker.until(lambda: ranker.get("/health/ready") == 503, 5, "not ready")
+    assert http_call(ranker.port, "GET", "/health/ready")[1]["reasons"] == ["the service is stopping"]
+    assert ranker.get("/health/live") == 200
+    kept.request("POST", "/v1/rank", json.dumps({"items": ITEMS}))
+    answer = kept.getresponse()
+    assert (answer.status, answer.getheader("Connection")) == (200, "close")
+
     found: list[tuple[int, Any]] = []
-    never = encode_token({"event/0": 1 << 40})
-    slow = {"items": ITEMS, "user": "u1", "after": never}
+    slow = {"items": ITEMS, "user": "u1", "after": encode_token({"event/0": 1 << 40})}  # waits for what never comes
     thread = threading.Thread(target=lambda: found.append(http_call(ranker.port, "POST", "/v1/rank", slow)))
     thread.start()
     time.sleep(0.5)
-    ranker.tell()
+    began = time.monotonic()
+    ranker.tell()  # the second one: no more waiting for callers to leave
     thread.join(20)
     assert ranker.end() == 0
-    status, answer = found[0]
-    assert (status, answer["stale"]) == (200, True)
-    assert answer["request_id"] in logged(data_dir)[0]
-    settings = Settings(data_dir=data_dir)
-    with closing(open_log(data_dir)) as log, closing(open_feature_store(settings)) as states:
+    assert time.monotonic() - began < 20
+    status, ranked = found[0]
+    assert (status, ranked["stale"]) == (200, True), "what was under way is answered"
+    assert ranked["request_id"] in logged(settings)[0], "and its served record is written"
+    with closing(open_log(settings)) as log, closing(open_feature_store(settings)) as states:
         ends = {place: end for place, end in log.end_offsets().items() if place.startswith("event/") and end}
         assert states.offsets() == ends, "user states are written through the end of the log"
-
-
-@pytest.mark.timeout(120)
-def test_it_serves_while_it_drains_and_a_second_signal_ends_it(data_dir: Path) -> None:
-    ranker = Ranker(data_dir, free_port(), REPL_DRAIN_SECONDS="60").open()
-    connection = http.client.HTTPConnection("127.0.0.1", ranker.port, timeout=20)
-    connection.request("GET", "/health/ready")
-    assert connection.getresponse().read()
-    assert connection.sock is not None, "kept alive"
-    ranker.tell()
-    ranker.until(lambda: ranker.get("/health/ready") == 503, 5, "not ready")
-    assert ranker.get("/health/live") == 200
-    connection.request("POST", "/v1/rank", json.dumps({"items": ITEMS}))
-    answer = connection.getresponse()
-    assert (answer.status, answer.getheader("Connection")) == (200, "close")
-    reasons = http_call(ranker.port, "GET", "/health/ready")[1]["reasons"]
-    assert reasons == ["the service is stopping"]
-    began = time.monotonic()
-    ranker.tell()
-    assert ranker.end() == 0
-    assert time.monotonic() - began < 20

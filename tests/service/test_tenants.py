@@ -267,6 +267,25 @@ def test_keys_in_redis_begin_with_the_tenants_name(shops, redis_url: str) -> Non
     client.close()
 
 
+def test_each_tenant_has_topics_of_its_own_on_kafka(shops, kafka_url: str, tmp_path: Path) -> None:
+    from features.event_log import make_kafka_topics
+    from service.tenant_settings import settings_by_tenant
+
+    prefix = fresh_tenant()
+    planned = Settings(data_dir=tmp_path, log_url=f"{kafka_url}/{prefix}", tenants={"a": {}, "b": {}})
+    for own in settings_by_tenant(planned).values():
+        make_kafka_topics(own, 2, 1)
+    shop = shops(log_url=planned.log_url)
+    a = shop.events("a", *(item(name, "red lamp") for name in ITEMS), click("anna", "i3"))
+    b = shop.events("b", item("only-b", "blue chair"))
+    assert own_clicks(shop, "a", a) > 0
+    assert own_clicks(shop, "b", b) == 0
+    sizes = {name: part.log.end_offsets() for name, part in shop.tenants.services.items()}
+    found = {name: sum(end for at, end in ends.items() if at.startswith("event/")) for name, ends in sizes.items()}
+    assert found == {"a": 7, "b": 1}
+    assert shop.tenants.services["a"].log.address.topic("event") == f"{prefix}.a.events"
+
+
 def test_settings_of_a_tenant(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(
