@@ -89,16 +89,20 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service | Tenants) -> None:
         super().__init__(config)
         self._service = service
+        self._told = False
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second: leave when the service cannot start, or its callers have left."""
-        return self._service.failed or self._service.drain.over or await super().on_tick(counter)
+        drain = self._service.drain
+        if drain.on and not self._told:  # not in the signal's handler: it may have interrupted a log line
+            self._told = True
+            log.info("stopping: not ready any more", extra={"seconds": self._service.settings.drain_seconds})
+        return self._service.failed or drain.over or await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM of a service that is ready begins to drain it; a second one, or SIGINT, ends it now."""
         ready = not self._service.ready_reasons()
         if sig == signal.SIGTERM and ready and self._service.drain.begin():
-            log.info("stopping: not ready any more", extra={"seconds": self._service.settings.drain_seconds})
             return
         super().handle_exit(sig, frame)
 
