@@ -30,6 +30,7 @@ class Keys:
     def __init__(self, prefix: str) -> None:
         self._base = f"{prefix}:w:"
         self.fence = self._base + "fence"  # EPOCH:RANDOM of the one process that may write
+        self.lease = self._base + "lease"  # whose turn it is to train; runs out
         self.meta = self._base + "meta"  # hash: format, heartbeat, status
         self.latest = self._base + "latest"  # the newest version once more, sealed
         self.versions = self._base + "versions"  # sorted set: v:created by v

@@ -83,7 +83,14 @@ def run(
 
 
 @app.command()
-def learn(data_dir: DataDir = None, config: Config = None, tenant: TenantName = None) -> None:
+def learn(
+    data_dir: DataDir = None,
+    config: Config = None,
+    tenant: TenantName = None,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Wait while another trainer is at work; take over when it ends.")
+    ] = False,
+) -> None:
     """Learn online: follow the log, update counters and weights, publish versions. Runs until stopped."""
     settings = settings_of(data_dir, config, tenant=tenant)
     import signal
@@ -96,7 +103,7 @@ def learn(data_dir: DataDir = None, config: Config = None, tenant: TenantName = 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    run_online(settings, stop)
+    run_online(settings, stop, standby=standby)
 
 
 @app.command()

@@ -36,10 +36,10 @@ from trainer.blas import single_thread
 from trainer.checkpoint import Checkpoints, meta_of, restore
 from trainer.core import BaseOf, Core, Outcome
 from trainer.cuts import MAX_RECORDS, READ, Batch, choose, cover
-from trainer.fence import Fence
 from trainer.learner_status import Report
 from trainer.rules import Rules
 from trainer.states import TrainerStates
+from trainer.turn import turn
 
 log = logging.getLogger(__name__)
 
@@ -298,18 +298,24 @@ class OnlineTrainer:
             self._store.thin(now, [one.v for one in self.core.learning.gate.state.snapshots])
 
 
-def run(settings: Settings, stop: threading.Event, *, steps: Callable[[int], None] = _no_step) -> None:
-    """The live loop: until `stop`. Raises Fenced, ArtifactError, LogError, StoreError with what to do."""
+def run(settings: Settings, stop: threading.Event, *, standby: bool = False) -> None:
+    """The live loop: until `stop`; a standby first waits for its turn. Raises Fenced, ArtifactError, LogError,
+    StoreError with what to do."""
+    with turn(settings, stop, standby=standby) as ours:
+        if ours:
+            _train(settings, stop)
+
+
+def _train(settings: Settings, stop: threading.Event) -> None:
     from trainer.bases import base_by_sha, current_base
 
-    fence = Fence(settings.data_dir)
-    with closing(fence), closing(open_log(settings)) as event_log:
+    with closing(open_log(settings)) as event_log:
         fsync, keeping = settings.durable == "fsync", Keeping.of(settings)
         store = open_weight_store(settings, fsync=fsync, keeping=keeping, writer=True)
         with closing(store):
             trainer = OnlineTrainer(
                 event_log, store, current_base(settings), settings,
-                base_of=lambda sha256: base_by_sha(settings, sha256), steps=steps,
+                base_of=lambda sha256: base_by_sha(settings, sha256),
             )  # fmt: skip
             trainer.start()
             gc.freeze()

@@ -39,8 +39,9 @@ class KafkaShop:
         self.ports = {"a": free_port(), "b": free_port()}
 
     def start(self, name: str) -> None:
-        """Start `learner`, `a` or `b` (again)."""
-        words = ["learn"] if name == "learner" else ["serve", "--port", str(self.ports[name])]
+        """Start `learner`, `standby`, `a` or `b` (again)."""
+        words = {"learner": ["learn"], "standby": ["learn", "--standby"]}.get(name)
+        words = words or ["serve", "--port", str(self.ports[name])]
         known = {key: value for key, value in os.environ.items() if not key.startswith("REPL_")}
         with self.output(name).open("ab") as file:
             self.children[name] = subprocess.Popen(

@@ -99,6 +99,24 @@ def test_kill_9_of_the_learner_loses_and_repeats_nothing(shop: KafkaShop) -> Non
         assert (found["ok"], found["differing"], found["compared"] > 5) == (True, [], True), found
 
 
+def test_a_standby_takes_over_within_fifteen_seconds(shop: KafkaShop) -> None:
+    shop.start("standby")
+    shop.until(lambda: "standing by" in shop.output("standby").read_text(), 30, "the standby waits")
+    shop.click("a", "dora", "i12")
+    before = shop.rank("b", "x")["version"]
+    shop.children["learner"].kill()
+    shop.children.pop("learner").wait(10)
+    token = shop.click("b", "emil", "i13")
+    seconds = shop.until(lambda: shop.value("a", "x", "i13", "rt.item.click.1h", after=token) > 0, 15, "taken over")
+    assert seconds < 15
+    assert shop.rank("b", "x")["version"] > before
+    shop.start("learner")  # the one started last goes on, the other is told
+    assert shop.children.pop("standby").wait(30) == 1
+    assert "another trainer writes the weights" in shop.output("standby").read_text()
+    token = shop.click("a", "fred", "i14")
+    shop.until(lambda: shop.value("b", "x", "i14", "rt.item.click.1h", after=token) > 0, 20, "learning goes on")
+
+
 def sum_of(offsets: dict[str, int], stream: str) -> int:
     return sum(at for name, at in offsets.items() if name.startswith(f"{stream}/"))
 
