@@ -10,6 +10,7 @@ ReplError
 ├── ArtifactError         a base model directory that is damaged or was made for another code or schema
 ├── LogError              the event log cannot be read or written
 │   └── OffsetLost        the records at this offset are gone (retention, another log)
+│       └── LogChanged    this is another log than the one whose offsets are kept
 ├── StoreError            the weight store or the feature store cannot be read or written
 │   ├── Fenced            another trainer holds the store: this one must stop
 │   └── WentBack          the store holds less than was written to it: go on from what it holds
@@ -94,6 +95,10 @@ class LogError(ReplError):
 
 class OffsetLost(LogError):
     code = "offset_lost"
+
+
+class LogChanged(OffsetLost):
+    code = "log_changed"
 
 
 class StoreError(ReplError):

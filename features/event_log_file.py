@@ -17,6 +17,7 @@ from typing import Any
 
 from features.errors import LogError, OffsetLost
 from features.event_log import EVERY_PROMISE, Clock, Promise, system_clock
+from features.event_log_identity import FileIdentity
 from features.event_log_retention import blank_user, retain
 from features.event_log_sqlite import LogLimits, StreamFile, distinct, table
 from features.records import Many, NewRecord, Offsets, Record, Stream, split_key
@@ -71,6 +72,10 @@ class EmbeddedEventLog:
                 self.sync()
             except LogError as error:
                 log.error("the log is not durable", extra={"reason": error.message})
+
+    def identity(self) -> FileIdentity:
+        """Which log this is: the number that each stream's file drew when it was made."""
+        return FileIdentity({stream: file.identity() for stream, file in self._files.items()})
 
     def append(self, stream: Stream, records: Sequence[NewRecord]) -> list[int | None]:
         """See `EventLog.append`."""

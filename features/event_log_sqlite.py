@@ -89,6 +89,7 @@ class StreamFile:
         with self.transaction() as w:
             w.execute("CREATE TABLE IF NOT EXISTS log_meta(name TEXT PRIMARY KEY, value INTEGER)")
             w.execute("INSERT OR IGNORE INTO log_meta VALUES('format', ?)", (FORMAT,))
+            w.execute("INSERT OR IGNORE INTO log_meta VALUES('identity', random() & 0x7fffffffffffffff)")
             found = int(w.execute("SELECT value FROM log_meta WHERE name = 'format'").fetchone()[0])
             if found > FORMAT:
                 raise LogError(
@@ -106,6 +107,12 @@ class StreamFile:
                     " imported INTEGER NOT NULL, key TEXT NOT NULL, hash INTEGER NOT NULL, body BLOB NOT NULL)"
                 )
                 w.execute("INSERT OR IGNORE INTO log_ends VALUES(?, 0, 0)", (stream,))
+
+    def identity(self) -> str:
+        """The number that this file drew when it was made, in hex."""
+        with self.reading() as connection:
+            found = connection.execute("SELECT value FROM log_meta WHERE name = 'identity'").fetchone()
+        return f"{found[0]:016x}"
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

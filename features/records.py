@@ -103,6 +103,13 @@ class Record(NamedTuple):
         return self.timestamp if self.imported else min(self.timestamp, self.append_time)
 
 
+def marked(records: list[Record], generation: int) -> list[Record]:
+    """Records of the log of this generation: their places tell them from those of the logs before."""
+    if not generation:
+        return records
+    return [one._replace(partition=one.partition | generation * MAX_PARTITIONS) for one in records]
+
+
 class Many(NamedTuple):
     """Records of several partitions, by `stream/partition`, and the offset that each is read through.
 
@@ -203,6 +210,7 @@ class ServedRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     user: str | None = None
     session: str | None = None
     arm: str = "live"
+    mode: str = "rank"  # or passthrough: shown in the order sent
     experiments: dict[str, str] = {}
     counters: Offsets = {}
     user_state: Offsets = {}

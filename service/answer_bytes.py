@@ -21,6 +21,8 @@ def _head(ranked: Ranked) -> dict[str, Any]:
         "version": ranked.version,
         "weights_version": ranked.weights_version,
         "arm": ranked.arm,
+        "mode": ranked.mode,
+        "experiments": ranked.experiments,
         "ages_ms": ranked.ages_ms,
         "trained_through": ranked.trained_through,
         "stale": ranked.stale,

@@ -68,6 +68,8 @@ class _Head(msgspec.Struct):
     version: int
     weights_version: int
     arm: Literal["live", "control"]
+    mode: Literal["rank", "passthrough"]
+    experiments: dict[str, str]
     ages_ms: Ages
     trained_through: int | None
     stale: bool
@@ -201,6 +203,13 @@ class ControlAnswer(msgspec.Struct):
     pending: bool
     serving: int
     offset: int
+
+
+class ModeAnswer(msgspec.Struct):
+    """GET and POST /v1/mode: the mode of each surface, `recommendation` and `search`."""
+
+    request_id: str
+    modes: dict[str, Literal["rank", "passthrough"]]
 
 
 class HealthAnswer(msgspec.Struct, omit_defaults=True):

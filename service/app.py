@@ -22,7 +22,7 @@ from service import http, openapi
 from service.core import Service
 from service.direct import Direct
 from service.front import create_front
-from service.routes import events, health, page, rank, vectors, versions
+from service.routes import events, health, mode, page, rank, vectors, versions
 from service.settings import Settings
 from service.tenants import Tenants
 from service.tls import tls_options
@@ -51,7 +51,7 @@ def create_app(service: Service) -> FastAPI:
         tenant=settings.tenant, limits=service.limits, written=settings.request_log,
     )  # fmt: skip
     app.include_router(ranking)
-    for part in (events, vectors, versions, health, page):
+    for part in (events, vectors, versions, mode, health, page):
         app.include_router(part.router(service))
     openapi.install(app)
     return app

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service import cli_dead_letter, cli_keys, cli_versions
+from service import cli_dead_letter, cli_keys, cli_mode, cli_versions
 from service.console import Config, DataDir, Json, TenantName, all_settings_of, main_of, note, report
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_dead_letter.app, name="dead-letter")
+app.command("mode")(cli_mode.mode)
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to bind to [default: 127.0.0.1].")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to bind to [default: 8080].")]

@@ -17,9 +17,11 @@ from features.hash_window import HashWindow
 from features.realtime import RealtimeConfig
 from features.records import partitions_in
 from service import logs
+from service.arm_weights import ArmWeights
 from service.auth import Auth, open_auth
 from service.drain import Drain
 from service.engine import Engine, close_engine, has_base, load_engine
+from service.experiments import Experiments
 from service.impressions import Impressions
 from service.intake import Intake
 from service.item_encoder import ItemEncoder
@@ -77,6 +79,8 @@ class Running:
             clock,
             ids_seen(service.log, settings),
         )
+        experiments = Experiments(settings.experiments)
+        self.arms = ArmWeights(experiments.versions, clock)
         self.replica = Replica(
             service.store,
             engine.artifact.sha256,
@@ -86,6 +90,7 @@ class Running:
             metrics,
             clock,
             engine.use_realtime,
+            self.arms,
         )
         self.impressions = Impressions(service.log, settings.served_queue, metrics)
         self.janitor = Janitor(
@@ -106,7 +111,9 @@ class Running:
             metrics,
             log_items=settings.log_items,
             tenant=settings.tenant,
+            experiments=experiments,
         )
+        self.experiments = experiments
         self.titles = TitleIndexer(engine.catalogue, engine.lock)
         self.retriever = Retriever(engine, self.ranker, self.titles)
 

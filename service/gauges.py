@@ -18,6 +18,8 @@ def update_gauges(service: Service) -> None:
     metrics.items.set(len(running.engine.catalogue))
     metrics.served_waiting.set(running.impressions.waiting)
     metrics.encoding_waiting.set(running.encoder.waiting)
+    for name, off in running.experiments.off(running.arms.have).items():
+        metrics.experiment_off.labels(name).set(off)
     waiting = running.events_behind()
     metrics.behind.set(math.nan if waiting is None else waiting)
     _trainer(service, trainer_numbers(service))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,8 @@ class Answered(NamedTuple):
     user: str | None
     session: str | None
     arm: str
+    mode: str
+    experiments: Mapping[str, str]
     base: str
     version: int
     counters: dict[str, int]
@@ -49,6 +52,7 @@ class Answered(NamedTuple):
     scores: npt.NDArray[np.float32]
     hidden: int
     z: npt.NDArray[np.float16]
+    propensity: npt.NDArray[np.float32] | None = None
 
 
 def fitting(wanted: int, d: int, items: list[str]) -> int:
@@ -62,7 +66,7 @@ def fitting(wanted: int, d: int, items: list[str]) -> int:
 
 
 def to_record(answer: Answered) -> ServedRecord:
-    """The stored form (docs/formats.md §3); no propensity: it is 1, nothing is explored."""
+    """The stored form (docs/formats.md §3); no propensity: it is 1, nothing was drawn."""
     return ServedRecord(
         request_id=answer.request_id,
         t=answer.t,
@@ -70,6 +74,8 @@ def to_record(answer: Answered) -> ServedRecord:
         user=answer.user,
         session=answer.session,
         arm=answer.arm,
+        mode=answer.mode,
+        experiments=dict(answer.experiments),
         base=answer.base,
         version=answer.version,
         counters=answer.counters,
@@ -80,6 +86,7 @@ def to_record(answer: Answered) -> ServedRecord:
         fields=answer.fields,
         items=answer.items,
         scores=answer.scores.astype("<f4").tobytes(),
+        propensity=b"" if answer.propensity is None else answer.propensity.astype("<f4").tobytes(),
         hidden=answer.hidden,
         z=answer.z.astype("<f2").tobytes(),
     )

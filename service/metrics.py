@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -32,6 +34,23 @@ class Metrics:
         self.duplicates = Counter("repl_duplicate_candidates", "candidates sent more than once", registry=r)
         self.unknown = Counter("repl_unknown_candidates", "candidates not in the catalogue", registry=r)
         self.stale = Counter("repl_stale_answers", "answers that say stale", ["reason"], registry=r)
+        self.experiments = Counter(
+            "repl_experiment_answers", "answers by experiment and arm", ["experiment", "arm"], registry=r
+        )
+        self.experiment_off = Gauge(
+            "repl_experiment_off", "1 while an arm's version is missing", ["experiment"], registry=r
+        )
+        self.passthrough = Gauge(
+            "repl_passthrough", "1 while answers keep the order sent", ["surface"], registry=r
+        )
+        self.passed = Counter(
+            "repl_passthrough_answers", "answers in the order sent by the switch", ["surface"], registry=r
+        )
+        self.overlap = Histogram(
+            "repl_retrieve_overlap", "share of the fine top k among the coarse top k, sampled", ["k"],
+            buckets=[n / 10 for n in range(11)], registry=r,
+        )  # fmt: skip
+        self.switched(frozenset())
         self.control = Counter("repl_control_answers", "answers ranked by the frozen prior", registry=r)
         self.events = Counter("repl_events", "events received over HTTP by outcome", ["outcome"], registry=r)
         self.served = Counter("repl_served_records", "served records by outcome", ["outcome"], registry=r)
@@ -70,6 +89,11 @@ class Metrics:
         """One answer of a route."""
         self.answers.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
+
+    def switched(self, passthrough: Collection[int]) -> None:
+        """Which surfaces are in passthrough."""
+        for surface in (0, 1):
+            self.passthrough.labels(str(surface)).set(surface in passthrough)
 
     def hold(self, before: str | None, now: str | None) -> None:
         """The gate's reason in the last version and in this one; a kind of reason counts when it appears."""

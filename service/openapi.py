@@ -17,6 +17,7 @@ _STRUCTS: tuple[type[msgspec.Struct], ...] = (
     requests.EmbeddingsRequest,
     requests.RollbackRequest,
     requests.PinRequest,
+    requests.ModeRequest,
     answers.ErrorAnswer,
     answers.RankAnswer,
     answers.RankRows,
@@ -26,6 +27,7 @@ _STRUCTS: tuple[type[msgspec.Struct], ...] = (
     answers.VersionList,
     answers.VersionAnswer,
     answers.ControlAnswer,
+    answers.ModeAnswer,
     answers.HealthAnswer,
     answers.StatusAnswer,
 )

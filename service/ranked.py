@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.arms import Arm
+from service.experiments import Mode
 from service.objectives import Objective
 from service.requests import Condition
 
@@ -58,3 +59,5 @@ class Ranked:
     ctcvr: Column = None
     coarse: Column = None
     explain: list[dict[str, Any]] | None = None
+    mode: Mode = "rank"
+    experiments: Mapping[str, str] = field(default_factory=dict)

@@ -7,7 +7,6 @@ counters together with the snapshot of weights they belong to. The network runs 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,39 +20,25 @@ from features.user_state import UserState
 from service import filters
 from service.candidates import Candidates
 from service.engine import Engine
+from service.experiments import Experiments
 from service.explain import explain_all
+from service.found import Found, kept
 from service.impressions import Answered, Impressions, fitting
 from service.item_vectors_kernels import gather, write_columns
 from service.last_layer import logits, sigmoid
 from service.metrics import Metrics
-from service.objectives import order, scores
+from service.objectives import scores
+from service.plays import Plays
 from service.ranked import Question, Ranked
 from service.replica import Replica, Snapshot
 from service.scorer import SideVector
 from service.status import Freshness
-from service.user_vectors import History, history_of
+from service.user_vectors import history_of
 
 F32 = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int32]
 _NO_PRICE = np.full(1, np.nan, np.float32)
 Fields = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(slots=True)
-class Found:
-    """Candidates with what the first look gave: rows i32 (n,), towers f32 (n, 64), coarse f32 (n, 32).
-
-    ids None: those of the rows, looked up for what is answered only.
-    """
-
-    ids: Candidates | None
-    rows: Rows
-    towers: F32
-    item_coarse: F32
-    bias: F32
-    removed: dict[str, int]
-    state: UserState | None
-    history: History
 
 
 class Ranker:
@@ -69,10 +54,12 @@ class Ranker:
         *,
         log_items: int,
         tenant: str,
+        experiments: Experiments | None = None,
     ) -> None:
         self._engine, self._replica, self._freshness = engine, replica, freshness
         self._impressions, self._metrics = impressions, metrics
         self._log_items, self._tenant = log_items, tenant
+        self._plays = Plays(experiments or Experiments({}), replica, metrics)
 
     def rank(self, question: Question, ids: Sequence[str], fields: Fields) -> Ranked:
         """Rank candidates; `ids` may hold repeats, `fields` are those that candidates brought along."""
@@ -133,22 +120,30 @@ class Ranker:
         sides = self._engine.sides
         user = sides.user(actor_key(question.user, question.session), found.history)
         query = sides.query(question.query)
+        play = self._plays.of(question, 0 if query is None else 1)
         scorer = self._engine.scorer
         coarse = scorer.coarse(found.item_coarse, found.bias, user, query)
-        if question.pre_rank is not None and question.pre_rank < len(found.rows):
-            found, coarse = _best(found, coarse, question.pre_rank)
+        found, coarse = kept(question, play, found, coarse)
         z = self._engine.assembler.empty(len(found.rows))
         for place, hidden in scorer.hidden_parts(found.towers, user, query):
             self._engine.assembler.put_hidden(z, place, hidden)
         snapshot, price = self._assemble(question, found, z, fields, query)
-        weights = self._replica.prior if question.arm == "control" else snapshot.weights
+        if play.version is not None:
+            snapshot = self._replica.pinned_to(snapshot, play.version)
+        frozen = question.arm == "control" or play.does == "prior"
+        weights = self._replica.prior if frozen else snapshot.weights
         raw = logits(z, weights, self._engine.bounds)
         keys = scores(question.objective, raw, price)
-        places = order(keys)[: question.top_k]
+        places, chances = self._plays.arranged(question, play, found, coarse, keys)
         ranked = self._answer(question, found, snapshot, raw, keys, coarse, places)
+        ranked.mode, ranked.experiments = play.mode, play.experiments
+        ranked.weights_version = 0 if frozen else snapshot.weights_version
+        if play.version is not None and snapshot.weights_through is not None:
+            ranked.trained_through = snapshot.weights_through
+            ranked.ages_ms["weights"] = max(0, question.t - snapshot.weights_through)
         if question.explain:
             self._explain(ranked, z, places, weights, raw)
-        self._log(question, found, snapshot, ranked, z, places, query)
+        self._log(question, found, snapshot, ranked, z, places, chances, query)
         return ranked
 
     def _assemble(
@@ -185,12 +180,11 @@ class Ranker:
         self._metrics.candidates.inc(len(found.rows))
         self._metrics.duplicates.inc(found.removed["duplicates"])
         self._metrics.unknown.inc(int(np.count_nonzero(found.rows < 0)))
-        control = question.arm == "control"
         return Ranked(
             request_id=question.request_id,
             base=self._engine.artifact.sha256,
             version=snapshot.version,
-            weights_version=0 if control else snapshot.weights_version,
+            weights_version=snapshot.weights_version,
             arm=question.arm,
             ages_ms=freshness.ages_ms,
             trained_through=freshness.trained_through,
@@ -234,6 +228,7 @@ class Ranker:
         ranked: Ranked,
         z: F32,
         places: npt.NDArray[np.int64],
+        chances: F32 | None,
         query: SideVector | None,
     ) -> None:
         if not question.log or not self._log_items or not ranked.ids:
@@ -251,6 +246,8 @@ class Ranker:
                 user=question.user,
                 session=question.session,
                 arm=question.arm,
+                mode=ranked.mode,
+                experiments=ranked.experiments,
                 base=ranked.base or "",
                 version=snapshot.version,
                 counters=dict(snapshot.offsets),
@@ -263,22 +260,6 @@ class Ranker:
                 scores=ranked.scores[:count],
                 hidden=self._engine.scorer.hidden_width,
                 z=columns.astype(np.float16),
+                propensity=None if chances is None else chances[:count],
             )
         )
-
-
-def _best(found: Found, coarse: F32, count: int) -> tuple[Found, F32]:
-    """The `count` candidates of highest coarse score, in the order they came in."""
-    keep = np.sort(order(coarse)[:count])
-    ids = None if found.ids is None else found.ids.take(keep)
-    small = Found(
-        ids,
-        found.rows[keep],
-        found.towers[keep],
-        found.item_coarse[keep],
-        found.bias[keep],
-        found.removed,
-        found.state,
-        found.history,
-    )
-    return small, coarse[keep]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,10 @@ import numpy.typing as npt
 from features.errors import StoreError, UnknownVersion
 from features.ops import Ops
 from features.realtime import RealtimeState
+from service.arm_weights import ArmWeights, Fixed
 from service.background import Background
 from service.metrics import Metrics
+from service.passthrough import surfaces_of
 from service.weight_store import HEADS, Version, WeightStore
 
 log = logging.getLogger(__name__)
@@ -66,8 +68,10 @@ class Replica(Background):
         metrics: Metrics,
         clock: Callable[[], int],
         on_reload: Callable[[RealtimeState], None],
+        arms: ArmWeights | None = None,
     ) -> None:
-        """base: sha256 of the base model here; prior: its weights (2, d); on_reload: called under `lock`."""
+        """base: sha256 of the base model here; prior: its weights (2, d); on_reload: called under `lock`; arms: what
+        experiments serve beside the newest version."""
         self._store, self._base, self._realtime = store, base, realtime
         self._lock, self._metrics, self._clock, self._on_reload = lock, metrics, clock, on_reload
         self.prior = prior
@@ -77,6 +81,8 @@ class Replica(Background):
         self._beat: tuple[int, int, int] | None = None
         self.failing = False
         self.foreign_base: str | None = None
+        self.passthrough: frozenset[int] = frozenset()
+        self._arms = arms
         super().__init__("replica")
 
     def _run(self) -> None:
@@ -87,9 +93,14 @@ class Replica(Background):
             if not self._stop.is_set():
                 self.poll()
 
+    def wake(self) -> None:
+        """Look at once: this process has just written something."""
+        self._wake.set()
+
     def poll(self) -> bool:
         """Take what is new; False when the store could not be read (counted, logged, served on)."""
         try:
+            self._switches()
             self._follow()
         except (StoreError, UnknownVersion, ValueError) as error:
             if not self.failing:
@@ -101,6 +112,16 @@ class Replica(Background):
             log.warning("the weight store answers again")
         self.failing = False
         return True
+
+    def _switches(self) -> None:
+        """Flags first: they are followed also where the weights cannot be. Then the arms' versions."""
+        found = surfaces_of(self._store.flags())
+        if found != self.passthrough:
+            log.warning("passthrough was switched", extra={"surfaces": sorted(found)})
+            self._metrics.switched(found)
+            self.passthrough = found
+        if self._arms is not None:
+            self._arms.refresh(self._store, self._base, self.prior.shape)
 
     def _follow(self) -> None:
         heartbeat = self._store.heartbeat()
@@ -183,6 +204,20 @@ class Replica(Background):
         if weights.shape != self.prior.shape:
             raise StoreError(f"version {wanted.v} has weights {weights.shape}, not {self.prior.shape}")
         return weights, origin
+
+    @property
+    def fixed(self) -> Mapping[int, Fixed]:
+        """Versions that arms of experiments serve, as far as they are here."""
+        return self._arms.have if self._arms is not None else {}
+
+    def pinned_to(self, snapshot: Snapshot, v: int) -> Snapshot:
+        """The snapshot with the weights of a version of `fixed`; counters stay those of the newest."""
+        found = self.fixed.get(v)
+        if found is None:  # another base came between
+            return snapshot
+        return replace(
+            snapshot, weights_version=v, weights=found.weights, weights_through=found.through, following=False
+        )
 
     @property
     def trainer_silent(self) -> bool:

@@ -129,6 +129,13 @@ class PinRequest(msgspec.Struct, forbid_unknown_fields=True):
     wait_ms: Wait | None = None
 
 
+class ModeRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/mode; without `surface` all of them: 0 recommendation, 1 search."""
+
+    mode: Literal["rank", "passthrough"]
+    surface: Literal[0, 1] | None = None
+
+
 T = TypeVar("T", bound=msgspec.Struct)
 _DECODERS: dict[type, Any] = {}
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)

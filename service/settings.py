@@ -13,10 +13,19 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 
 from features.errors import SettingsError
 from features.redis_extra import masked
+from service.experiment_settings import ExperimentSettings, check_experiments
 
 PREFIX = "REPL_"
 
@@ -105,6 +114,9 @@ class Settings(BaseModel):
         description="named objectives: weights of log click, log purchase and log price",
     )
     objective: str = Field("click", description="objective of a request that names none")
+    experiments: dict[str, ExperimentSettings] = Field(
+        default_factory=dict, description="experiments by name (docs/ab-tests.md); in the TOML file only"
+    )
 
     # the log
     log_url: str | None = Field(
@@ -183,6 +195,8 @@ class Settings(BaseModel):
         description="bytes of the first base's three tables; unset: 1/20 of the IDs as rows. Later bases keep them",
     )
 
+    _experiments = field_validator("experiments")(check_experiments)
+
     @field_serializer("weights_url", "user_states_url", when_used="json")
     def _without_password(self, url: SecretUrl | None) -> str | None:
         return None if url is None else str(url)
@@ -246,7 +260,7 @@ def load_settings(config: Path | None = None, **command_line: Any) -> tuple[Sett
     for source, layer in layers:
         values.update(layer)
         sources.update(dict.fromkeys(layer, source))
-    for name in ("objectives", "tenants"):
+    for name in ("objectives", "experiments", "tenants"):
         if isinstance(values.get(name), str):
             raise SettingsError(f"{name} can only be set in the TOML file", field=name)
     try:
@@ -255,7 +269,7 @@ def load_settings(config: Path | None = None, **command_line: Any) -> tuple[Sett
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise SettingsError(
-            first["msg"], field=name, value=first.get("input"), hint=f"set by: {sources.get(name)}"
+            first["msg"], field=name, value=first.get("input"), hint=f"set by: {sources.get(name.partition('.')[0])}"
         ) from error
     check_objective(settings)
     if settings.tenants:

@@ -24,4 +24,5 @@ def unranked(question: Question, ids: Sequence[str]) -> Ranked:
         objective=question.objective.name,
         removed={**removed, "filtered": 0, "unavailable": 0},
         ids=kept[: question.top_k],
+        mode="passthrough",
     )

@@ -18,11 +18,12 @@ from features.errors import LogError, OffsetLost, ReplError, StoreError, WentBac
 from features.event_log import EventLog, dead_letter
 from features.hash_window import HashWindow
 from features.keys import actor_key, item_key
-from features.records import Many, Offsets, Record, Stream, partitions_in, split_key
+from features.records import Many, Offsets, Record, Stream, marked, partitions_in, split_key
 from features.schema import Schema
 from service.background import Background
 from service.catalogue_store import CatalogueStore
 from service.item_encoder import ItemEncoder
+from service.log_positions import LOG, generation_in, log_key, positions_in, to_store
 from service.memory import trim
 from service.metrics import Metrics
 from service.progress import Progress
@@ -65,10 +66,13 @@ class UserStateConsumer(Background):
         clock: Callable[[], int],
         seen: HashWindow | None = None,
     ) -> None:
-        """offsets: (users, catalogue) read through so far; seen: ids that counted, if the log does not look at them."""
+        """offsets: (users, catalogue) as stored (`log_positions.py`); seen: ids that counted (the log looks: None)."""
         self._log, self._schema, self._users, self._catalogue = event_log, schema, users, catalogue
         self._store, self._encoder = store, encoder
-        self._users_from, self._items_from = offsets
+        self._users_from, self._items_stored = offsets
+        self._items_from: Offsets = {}
+        self._log_key: str | None = None
+        self._generation = 0
         self._lock, self._metrics, self._clock = lock, metrics, clock
         self.progress = Progress()
         self._positions: Offsets = {}
@@ -143,6 +147,7 @@ class UserStateConsumer(Background):
         """Begin to follow partitions that were not there before. Raises LogError."""
         if self._discovered_at is not None and 0 <= now - self._discovered_at < DISCOVER_MS:
             return
+        self._identify()
         starts = self._log.start_offsets()
         for name in partitions_in(STREAM, starts):
             if name not in self._positions:
@@ -151,6 +156,23 @@ class UserStateConsumer(Background):
                 self._positions[name] = min(known)
         self.progress.advance(self._positions)
         self._discovered_at = now
+
+    def _identify(self) -> None:
+        """See which log this is; one that is not that of the stored offsets is read from its start, and told."""
+        key = log_key(self._log, STREAM)
+        if key == self._log_key:
+            return
+        held = self._users_from if self._log_key is None else self._stored(self._positions)
+        generation = generation_in(held, key)
+        if key not in held and any(name.startswith(LOG) for name in held):
+            log.error("this is another log than that of the user states: it is read from its start")
+            self._metrics.failures.labels("log").inc()
+        self._users_from = positions_in(held, generation)
+        self._items_from = positions_in(self._items_stored, generation_in(self._items_stored, key))
+        self._log_key, self._generation, self._positions = key, generation, {}
+
+    def _stored(self, positions: Offsets) -> Offsets:
+        return to_store(positions, self._generation, self._log_key or "")
 
     def _warm(self, name: str, position: int, first: int) -> None:
         """Learn the ids of what was read before, so that one that is repeated after a restart counts once."""
@@ -171,9 +193,10 @@ class UserStateConsumer(Background):
             for start in range(0, len(records), _SLICE):
                 part = records[start : start + _SLICE]
                 with self._lock:
-                    for record in part:
+                    for record in marked(part, self._generation):
                         self._apply(record, name)
-                self.progress.advance({name: part[-1].offset + 1})
+                self._positions[name] = part[-1].offset + 1
+                self.progress.advance({name: self._positions[name]})
         self._positions.update(found.reached)
         self.progress.advance(found.reached)
 
@@ -195,8 +218,10 @@ class UserStateConsumer(Background):
         self._items_from = {
             name: max(at, self._items_from.get(name, 0)) for name, at in self._positions.items()
         }
-        self._users_from = held
-        self._positions = {name: min(held.get(name, 0), at) for name, at in self._positions.items()}
+        self._users_from = positions_in(held, self._generation)
+        if self._seen is not None:  # what was lost shall count when it is read again
+            self._seen = HashWindow(self._seen.max_entries, self._seen.max_age_ms)
+        self._positions, self._discovered_at = {}, None
         self._users.release(self._lock)
 
     def _skip_lost(self, error: OffsetLost) -> None:
@@ -247,9 +272,9 @@ class UserStateConsumer(Background):
         key = actor_key(event.user, event.session)
         if key == 0 or kind < 0 or record.offset < self._users_from.get(name, 0):
             return
+        state = self._users.get_or_new(key)
         if self._seen is not None and not self._seen.add(events.event_hash(event), record.place, record.effective_time):
             return
-        state = self._users.get_or_new(key)
         if state.append(item_key(event.item), kind, record.effective_time, record.place):
             self._users.put(state)
 
@@ -257,7 +282,7 @@ class UserStateConsumer(Background):
         now = self._clock()
         if force or self._users.dirty >= _MANY_DIRTY or now - self._flushed_at >= FLUSH_MS:
             if self._users.dirty or (force and self._positions != self._users_from):
-                self._users.flush_beside(self._lock, dict(self._positions))
+                self._users.flush_beside(self._lock, self._stored(self._positions))
             self._flushed_at = now
         due = force or now - self._saved_at >= SAVE_MS
         if due and self._store is not None and self._catalogue.version != self._saved_version:
@@ -276,7 +301,7 @@ class UserStateConsumer(Background):
             version, positions = self._catalogue.version, dict(self._positions)
             chunks = self._catalogue.changed_chunks()
             waiting = self._encoder.collect() if self._encoder is not None else self._catalogue.changed_rows()
-        self._store.save(chunks, positions, waiting.astype("int64"))
+        self._store.save(chunks, self._stored(positions), waiting.astype("int64"))
         self._catalogue.mark_clean()  # only this thread changes the catalogue
         self._saved_version = version
         if self._encoder is not None:

@@ -38,11 +38,12 @@ class Keys:
         self.checkpoints = self._base + "checkpoints"  # sorted set: v by v
         self.pins = self._base + "pins"  # sorted set: v by place
         self.kept = self._base + "kept"  # set of v
+        self.flags = self._base + "flags"  # hash: name → value of small switches
         self.chunks = self._base + "chunks"  # hash: sha256 → "checkpoints that name it:bytes"
         self.unused = self._base + "unused"  # set of sha256 that no checkpoint names
         self.bytes = self._base + "bytes"  # bytes of all chunks
         self.state_sets = self._base + "state-sets"  # sorted set: checkpoints that wrote user states
-        self.news = self._base + "news"  # channel: the number of a new version, or "pin"
+        self.news = self._base + "news"  # channel: the number of a new version, "pin" or "flags"
 
     def version(self, v: int) -> str:
         """A version, sealed msgpack."""

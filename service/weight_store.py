@@ -93,6 +93,18 @@ class WeightStore(Protocol):
         """The version whose weights rankers serve because it was pinned last; None: serve the latest."""
         ...
 
+    def keep(self, v: int) -> None:
+        """Never thin version v out (an arm of an experiment serves it). Raises UnknownVersion."""
+        ...
+
+    def flags(self) -> dict[str, str]:
+        """Small switches by name (`weight_flags.py`), whoever set them."""
+        ...
+
+    def set_flags(self, changes: Mapping[str, str | None]) -> None:
+        """Set or remove (None) flags in one write, from any process; it is announced. Raises InvalidRequest."""
+        ...
+
     def changes_since(self, v: int) -> list[tuple[int, bytes]] | None:
         """Changes of every version after v up to the latest, in order; None where one is missing."""
         ...

@@ -14,6 +14,7 @@ import msgspec
 
 from features.errors import StoreError, UnknownVersion
 from features.redis_client import Pipeline, RedisPlace
+from service.weight_flags import check_flags
 from service.weight_keeping import Keeping
 from service.weight_redis_commit import Committer, newest_of, set_pin
 from service.weight_redis_keys import (
@@ -123,6 +124,26 @@ class RedisWeightStore:
 
         self._place.transaction("pin a version", (keys.pins,), queue)
 
+    def keep(self, v: int) -> None:
+        self.get(v)
+        with self._place.errors("keep a version") as client:
+            client.sadd(self._keys.kept, v)
+
+    def set_flags(self, changes: Mapping[str, str | None]) -> None:
+        keys = self._keys
+
+        def queue(pipe: Pipeline) -> None:
+            check_flags([bytes(name).decode() for name in pipe.hkeys(keys.flags)], changes)
+            pipe.multi()
+            for name, value in changes.items():
+                if value is None:
+                    pipe.hdel(keys.flags, name)
+                else:
+                    pipe.hset(keys.flags, name, value)
+            pipe.publish(keys.news, "flags")
+
+        self._place.transaction("set flags", (keys.flags,), queue)
+
     def thin(self, now: int, keep: Collection[int] = ()) -> dict[str, int]:
         return self._thinner.thin(now, keep)
 
@@ -218,6 +239,10 @@ class RedisWeightStore:
     def pinned(self) -> int | None:
         (found,) = self._read("read pins", lambda pipe: pipe.zrange(self._keys.pins, -1, -1))
         return int(found[0]) if found else None
+
+    def flags(self) -> dict[str, str]:
+        (found,) = self._read("read flags", lambda pipe: pipe.hgetall(self._keys.flags))
+        return {bytes(n).decode("utf-8", "replace"): bytes(v).decode("utf-8", "replace") for n, v in found.items()}
 
     def changes_since(self, v: int) -> list[tuple[int, bytes]] | None:
         keys = self._keys

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from features.errors import StoreError, UnknownVersion
+from service.weight_flags import check_flags
 from service.weight_keeping import Keeping, checkpoints_over, keep_versions
 from service.weight_version import FORMAT, Checkpoint, CheckpointWrite, Heartbeat, Version
 
@@ -26,6 +27,7 @@ CREATE TABLE IF NOT EXISTS versions(v INTEGER PRIMARY KEY, base TEXT NOT NULL, k
   counters_through INTEGER NOT NULL, held TEXT, hash TEXT NOT NULL, created INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS pins(v INTEGER PRIMARY KEY, place INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS kept(v INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS flags(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS changes(v INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS checkpoints(v INTEGER PRIMARY KEY, manifest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS chunks(sha TEXT PRIMARY KEY, refs INTEGER NOT NULL, body BLOB NOT NULL);
@@ -157,6 +159,24 @@ class EmbeddedWeightStore:
     def pinned(self) -> int | None:
         rows = self._rows("SELECT v FROM pins ORDER BY place DESC LIMIT 1")
         return rows[0][0] if rows else None
+
+    def keep(self, v: int) -> None:
+        self.get(v)
+        if not self._rows("SELECT v FROM kept WHERE v = ?", v):
+            with self._transaction() as db:
+                db.execute("INSERT OR IGNORE INTO kept VALUES (?)", (v,))
+
+    def flags(self) -> dict[str, str]:
+        return dict(self._rows("SELECT name, value FROM flags"))
+
+    def set_flags(self, changes: Mapping[str, str | None]) -> None:
+        with self._transaction() as db:
+            check_flags([row[0] for row in db.execute("SELECT name FROM flags")], changes)
+            for name, value in changes.items():
+                if value is None:
+                    db.execute("DELETE FROM flags WHERE name = ?", (name,))
+                else:
+                    db.execute("INSERT OR REPLACE INTO flags VALUES (?, ?)", (name, value))
 
     def changes_since(self, v: int) -> list[tuple[int, bytes]] | None:
         rows = self._rows(

@@ -13,12 +13,13 @@ import msgspec
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from features.errors import InvalidRequest
 
 HEADS = ("click", "purchase")
 FORMAT = 1
-Kind = Literal["push", "rollback", "base", "start"]
+Kind = Literal["push", "rollback", "base", "start", "resume"]
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -99,9 +100,14 @@ def encode_weights(click: NDArray[np.float64], purchase: NDArray[np.float64]) ->
 
 
 def decode_weights(data: bytes) -> dict[str, NDArray[np.float64]]:
-    """The inverse of `encode_weights`, in the order of HEADS (what safetensors reads has any order)."""
-    found = safetensors.numpy.load(data)
-    return {head: found[head] for head in HEADS}
+    """The inverse of `encode_weights`, in the order of HEADS (what safetensors reads has any order).
+
+    Raises ValueError for bytes that are something else."""
+    try:
+        found = safetensors.numpy.load(data)
+        return {head: found[head] for head in HEADS}
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"these bytes are no weights: {error}") from error
 
 
 def chunk_sha(data: bytes) -> str:

@@ -28,10 +28,11 @@ from service.console import (
     report,
     settings_of,
 )
-from trainer import cli_bench, cli_import
+from trainer import cli_bench, cli_experiments, cli_import
 
 app.add_typer(cli_import.app, name="import")
 app.add_typer(cli_bench.app, name="bench")
+app.add_typer(cli_experiments.app, name="experiments")
 
 STARTING = 300.0
 """Seconds after which a ranker that does not answer is an error."""
@@ -90,6 +91,12 @@ def learn(
     standby: Annotated[
         bool, typer.Option("--standby", help="Wait while another trainer is at work; take over when it ends.")
     ] = False,
+    resume_at: Annotated[
+        str | None,
+        typer.Option(
+            "--resume-at", help="Go on with another log, or past what is gone: earliest, latest or a time (ISO)."
+        ),
+    ] = None,
 ) -> None:
     """Learn online: follow the log, update counters and weights, publish versions. Runs until stopped."""
     settings = settings_of(data_dir, config, tenant=tenant)
@@ -103,7 +110,7 @@ def learn(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    run_online(settings, stop, standby=standby)
+    run_online(settings, stop, standby=standby, resume_at=resume_at)
 
 
 @app.command()

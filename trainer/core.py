@@ -22,7 +22,17 @@ from features.event_log import EventLog
 from features.hash_window import HashWindow
 from features.ops import Ops
 from features.realtime import RealtimeConfig, RealtimeState
-from features.records import Cut, Offsets, Record, Stream, partitions_in, place, split_key
+from features.records import (
+    MAX_PARTITIONS,
+    Cut,
+    Offsets,
+    Record,
+    Stream,
+    marked,
+    partitions_in,
+    place,
+    split_key,
+)
 from service.artifact import Artifact
 from service.last_layer import term_bounds
 from service.scorer import Scorer
@@ -95,6 +105,8 @@ class Core:
         self.watermark = 0
         self.offsets: dict[str, int] = {}
         self.totals: dict[str, int] = {}
+        self.log: dict[str, str] = {}
+        self.generation = self.first_cut = 0
         self.learning = self._learning(artifact)
         self._use(artifact)
 
@@ -139,12 +151,16 @@ class Core:
             totals=dict(self.totals),
             poisoned=[head.poisoned for head in learning.learner.heads.values()],
             rules=msgspec.structs.asdict(self.rules),
+            log=dict(self.log),
+            generation=self.generation,
+            first_cut=self.first_cut,
         )
 
     def adopt(self, meta: Meta, *, learned: bool) -> None:
         """Stand where a checkpoint says; learned False: its weights are of a base that is not here."""
         self.v, self.weights_version, self.watermark = meta.v, meta.weights_version, meta.watermark
         self.offsets, self.totals = dict(meta.offsets), dict(meta.totals)
+        self.log, self.generation, self.first_cut = dict(meta.log), meta.generation, meta.first_cut
         self.learning.skipped = list(meta.skipped)
         self.arrivals.skips = {name: list(ranges) for name, ranges in meta.skips.items()}
         if not learned:
@@ -154,6 +170,10 @@ class Core:
         self.learning.served = {name: np.frombuffer(data, "<f8").copy() for name, data in meta.served.items()}
         for head, poisoned in zip(self.learning.learner.heads.values(), meta.poisoned, strict=True):
             head.poisoned = poisoned
+
+    def forget_served(self, fresh: ServedIndex) -> None:
+        """Served records lie elsewhere from now on: those known so far cannot be read any more."""
+        self.served = self.arrivals.served = self.arrivals.inputs.served = fresh
 
     def due(self) -> int | None:
         """The watermark at which something held is due; None when nothing waits."""
@@ -168,6 +188,7 @@ class Core:
         outcome = Outcome(self._blank(v, cut), b"", False)
         kind: Kind = "start" if v == 1 else "push"
         self.learning.join.begin(v)
+        batch = {stream: marked(records, self.generation) for stream, records in batch.items()}
         for record in batch["control"]:
             kind = self._control(record, cut, outcome) or kind
         arrivals = self.arrivals
@@ -233,7 +254,7 @@ class Core:
         elif kind == "rollback":
             return self._roll_back(body, cut, outcome)
         elif kind == "skip":
-            self._skip(str(body["applies_to"]), _ranges(body))
+            self._skip(str(body["applies_to"]), self._ranges(body))
         elif kind == "base":
             return self._change_base(str(body["sha256"]), outcome)
         elif kind == "settings":
@@ -250,7 +271,7 @@ class Core:
                 raise ValueError(f"version {to} is of another base")
             means, start = version.vectors(), version.offsets
             outcome.keep.append(to)
-        skip = _ranges(body.get("skip") or {"from": start, "to": cut.offsets})
+        skip = self._ranges(body.get("skip") or {"from": start, "to": cut.offsets})
         self.learning.roll_back(to, means, self.watermark, skip)
         self.learning.join.count("rollbacks")
         outcome.checkpoint = True
@@ -268,6 +289,17 @@ class Core:
             self.learning.skip(skipped)
         else:
             self.arrivals.skips[what] += skipped
+
+    def _ranges(self, skip: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """A {from, to} of offset maps as ranges of places of the event stream, one a partition that `to` names."""
+        found = []
+        for name in partitions_in(EVENT, skip["to"]):
+            partition = split_key(name)[1] | self.generation * MAX_PARTITIONS
+            start, end = int(skip["from"].get(name, 0)), int(skip["to"][name])
+            found.append((place(partition, start), place(partition, end)))
+        if not found:
+            raise ValueError("a range names no partition of the stream event")
+        return found
 
     def _change_rules(self, body: dict[str, Any]) -> None:
         changed = {name: body[name] for name in Rules.__struct_fields__ if name in body}
@@ -305,18 +337,6 @@ class Core:
         self.learning = learning
         self._use(artifact)
         self.arrivals.skips = skips
-
-
-def _ranges(skip: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """A {from, to} of offset maps as ranges of places of the event stream, one a partition that `to` names."""
-    found = []
-    for name in partitions_in(EVENT, skip["to"]):
-        partition = split_key(name)[1]
-        start, end = int(skip["from"].get(name, 0)), int(skip["to"][name])
-        found.append((place(partition, start), place(partition, end)))
-    if not found:
-        raise ValueError("a range names no partition of the stream event")
-    return found
 
 
 def _farthest(before: Offsets, cut: Offsets) -> Offsets:

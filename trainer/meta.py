@@ -22,3 +22,6 @@ class Meta(msgspec.Struct):
     totals: dict[str, int]
     poisoned: list[int]
     rules: dict[str, Any]
+    log: dict[str, str] = {}  # cluster and topic ids that `offsets` belong to
+    generation: int = 0  # logs gone through before this one
+    first_cut: int = 0  # version v is cut at offset v - 1 - first_cut

@@ -27,7 +27,17 @@ import msgspec
 from features.errors import Fenced, LogError, OffsetLost, StoreError
 from features.event_log import EventLog, dead_letter, open_log, system_clock
 from features.realtime import RealtimeConfig
-from features.records import UNREADABLE, Cut, NewRecord, Offsets, Record, partitions_in
+from features.records import (
+    MAX_PARTITIONS,
+    UNREADABLE,
+    Cut,
+    NewRecord,
+    Offsets,
+    Record,
+    offset_key,
+    partition_and_offset,
+    partitions_in,
+)
 from service.artifact import Artifact
 from service.settings import Settings
 from service.weight_keeping import Keeping
@@ -37,6 +47,7 @@ from trainer.checkpoint import Checkpoints, meta_of, restore
 from trainer.core import BaseOf, Core, Outcome
 from trainer.cuts import MAX_RECORDS, READ, Batch, choose, cover
 from trainer.learner_status import Report
+from trainer.log_identity import HINT, check_log, resume
 from trainer.rules import Rules
 from trainer.states import TrainerStates
 from trainer.turn import turn
@@ -98,13 +109,19 @@ class OnlineTrainer:
 
     # start: restore, then follow the recorded cuts
 
-    def start(self) -> None:
-        """Restore the newest checkpoint and replay what was cut since. Raises LogError, StoreError."""
+    def start(self, resume_at: str | None = None) -> None:
+        """Restore the newest checkpoint and replay what was cut since. Raises LogError, StoreError.
+
+        resume_at: go on from there instead, whatever log this is (`trainer/log_identity.py`)."""
         self.core = self._restored()
         replayed = 0
-        for record in self._recorded_cuts(self.core.v):
-            self._replay(record)
-            replayed += 1
+        if resume_at is not None and self.core.v:
+            self._resume(resume_at)
+        else:
+            check_log(self.core, self._log)
+            for record in self._recorded_cuts():
+                self._replay(record)
+                replayed += 1
         if self.core.v == 0:
             self._take(Cut(self._first_offsets(), 0), None)
         for kind, body in self._changes_of_setup():
@@ -143,9 +160,16 @@ class OnlineTrainer:
             realtime=self._realtime, weights_of=self._store.get, base_of=self._base_of,
         )  # fmt: skip
 
-    def _recorded_cuts(self, after: int) -> Iterator[Record]:
-        """Cut records of versions > after, in order; version v is cut at offset v − 1."""
-        at = after
+    def _resume(self, at: str) -> None:
+        latest = self._store.latest()
+        resume(self.core, self._log, max(self.core.v, latest.v if latest else 0), at)
+        offsets = dict(self.core.offsets)
+        log.warning("going on with the log that is there", extra={"from": at, "version": self.core.v + 1})
+        self._take(Cut(offsets, self.core.watermark), None, kind="resume")
+
+    def _recorded_cuts(self) -> Iterator[Record]:
+        """Cut records after the core's version, in order; version v is cut at offset v − 1 (− `first_cut`)."""
+        at = self.core.v - self.core.first_cut
         while True:
             records = self._log.read("cut", at, 1_000)
             yield from records
@@ -155,7 +179,7 @@ class OnlineTrainer:
 
     def _replay(self, record: Record) -> None:
         """Follow a recorded cut: meet the version that was published, or publish it now."""
-        cut, v = Cut.from_bytes(record.body), record.offset + 1
+        cut, v = Cut.from_bytes(record.body), record.offset + 1 + self.core.first_cut
         outcome = self.core.step(v, cut, cover(self._log, self.core.offsets, cut), self._clock())
         found = self._store.versions_after(v - 1, 1)
         published = found[0] if found and found[0].v == v else None
@@ -203,7 +227,7 @@ class OnlineTrainer:
         """Steps 1 to 6 of a new cut."""
         record = NewRecord("cut", self._settings.tenant, cut.watermark, "cut", cut.to_bytes())
         (offset,) = self._log.append("cut", [record])
-        if offset != self.core.v:
+        if offset is None or offset + self.core.first_cut != self.core.v:
             self._not_ours(offset)
         self._steps(1)
         covered = cover(self._log, self.core.offsets, cut) if batch is None else batch
@@ -218,12 +242,13 @@ class OnlineTrainer:
     def _not_ours(self, offset: int | None) -> None:
         """A cut stands elsewhere than it had to. Cuts that somebody else wrote are followed like our own: the one whose
         token the store still accepts goes on, the other is told so at its next commit."""
-        if offset is None or offset < self.core.v:
+        due = self.core.v - self.core.first_cut
+        if offset is None or offset < due:
             raise OffsetLost(
-                f"the stream of cuts ends at {offset}, and version {self.core.v} was published", field="offset",
-                value=offset, hint="was the topic made again? `learn --resume-at` goes on (docs/kafka.md)",
+                f"the stream of cuts ends at {offset}, and version {self.core.v} was cut at {due - 1}", field="offset",
+                value=offset, hint=HINT,
             )  # fmt: skip
-        raise LogError(f"cut {offset} was written where {self.core.v} was due: another trainer wrote cuts, too")
+        raise LogError(f"cut {offset} was written where {due} was due: another trainer wrote cuts, too")
 
     def _commit(self, outcome: Outcome) -> None:
         """Steps 3 to 6."""
@@ -243,7 +268,7 @@ class OnlineTrainer:
             self._append_control("rollback", self._rollback_body(outcome))
         self._steps(5)
         for tenant, user, offset in outcome.deleted:
-            self._log.blank_user(tenant, user, offset)
+            self._log.blank_user(tenant, user, partition_and_offset(offset)[1])
         self._housekeeping(self._clock())
         self._steps(6)
 
@@ -277,7 +302,7 @@ class OnlineTrainer:
 
     def _letters(self, outcome: Outcome) -> None:
         for record, reason in outcome.dead:
-            source = f"{record.stream}/{record.partition}"
+            source = offset_key(record.stream, record.partition % MAX_PARTITIONS)
             log.error("a record could not be read", extra={"source": source, "offset": record.offset})
             tenant = record.tenant or self._settings.tenant
             if record.kind == UNREADABLE:  # the log has made the letter already, with what it saw
@@ -294,19 +319,23 @@ class OnlineTrainer:
             self._store.beat(beat, self._report.status(self.core, now, self.differing))
         if at - self._thin_at >= THIN_MS:
             self._thin_at = at
+            check_log(self.core, self._log)
             # what the gate may go back to stays, however long ago it was pushed
             self._store.thin(now, [one.v for one in self.core.learning.gate.state.snapshots])
 
 
-def run(settings: Settings, stop: threading.Event, *, standby: bool = False) -> None:
-    """The live loop: until `stop`; a standby first waits for its turn. Raises Fenced, ArtifactError, LogError,
-    StoreError with what to do."""
+def run(
+    settings: Settings, stop: threading.Event, *, standby: bool = False, resume_at: str | None = None
+) -> None:
+    """The live loop: until `stop`; a standby first waits for its turn; resume_at: see `OnlineTrainer.start`.
+
+    Raises Fenced, ArtifactError, LogError, StoreError with what to do."""
     with turn(settings, stop, standby=standby) as ours:
         if ours:
-            _train(settings, stop)
+            _train(settings, stop, resume_at)
 
 
-def _train(settings: Settings, stop: threading.Event) -> None:
+def _train(settings: Settings, stop: threading.Event, resume_at: str | None) -> None:
     from trainer.bases import base_by_sha, current_base
 
     with closing(open_log(settings)) as event_log:
@@ -317,7 +346,7 @@ def _train(settings: Settings, stop: threading.Event) -> None:
                 event_log, store, current_base(settings), settings,
                 base_of=lambda sha256: base_by_sha(settings, sha256),
             )  # fmt: skip
-            trainer.start()
+            trainer.start(resume_at)
             gc.freeze()
             gc.set_threshold(100_000, 20, 100)  # cuts hold many small objects and no cycles
             _follow(trainer, settings, stop)

@@ -31,7 +31,7 @@ class ShownInputs:
         """base, hidden: sha256 of the base, and its number of hidden dimensions; make: z f16 (n, d) of a ranking
         at its time t, from catalogue rows and the actor's key.
         """
-        self._join, self._served, self._reconstruct = join, served, reconstruct
+        self._join, self.served, self._reconstruct = join, served, reconstruct
         self._base, self._hidden, self._make = base, hidden, make
 
     def replace(self, key: int, waiting: Shown, found: ServedRecord, record: Record) -> None:
@@ -78,7 +78,7 @@ class ShownInputs:
     ) -> tuple[Shown, int]:
         """The inputs z of a ranking's items: as served where its record is known, else made here."""
         key, actor = ranking_key(record.tenant, event.id), actor_key(event.user, event.session)
-        found = self._served.get(key)
+        found = self.served.get(key)
         waiting = found is None
         if found is not None and not self._same_actor(found, record.tenant, actor):
             found = None

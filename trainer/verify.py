@@ -93,8 +93,9 @@ def _replay(event_log: EventLog, store: WeightStore, core: Core, wanted: Version
         digest = version_hash(wanted.base, core.offsets, core.watermark, last, core.realtime.digest())
         differing += [wanted.v] if digest != wanted.hash else []
     while core.v < wanted.v:
-        records = event_log.read("cut", core.v, 1)
-        if not records or records[0].offset != core.v:
+        at = core.v - core.first_cut
+        records = event_log.read("cut", at, 1)
+        if not records or records[0].offset != at:
             raise StoreError(f"the cut of version {core.v + 1} is not on the log")
         cut = Cut.from_bytes(records[0].body)
         batch = cover(event_log, core.offsets, cut)

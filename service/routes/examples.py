@@ -20,6 +20,8 @@ RANKED: dict[str, Any] = {
     "version": 4711,
     "weights_version": 4709,
     "arm": "live",
+    "mode": "rank",
+    "experiments": {"frozen-or-not": "learning"},
     "ages_ms": {"user": 12, "counters": 5214, "weights": 5214},
     "trained_through": 1765432100000,
     "stale": False,

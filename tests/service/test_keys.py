@@ -23,9 +23,10 @@ PIN = ("POST", "/v1/versions/1/pin", {})
 CALLS = {
     "read": [RANK, ("POST", "/v1/retrieve", {}), ("POST", "/v1/embeddings", {"items": ["a"]}),
              ("GET", "/v1/items?ids=a", None), ("GET", "/v1/status", None), ("GET", "/v1/versions", None),
-             ("GET", "/metrics", None)],
+             ("GET", "/metrics", None), ("GET", "/v1/mode", None)],
     "write": [EVENTS],
-    "admin": [PIN, ("POST", "/v1/versions/1/unpin", {}), ("POST", "/v1/versions/1/rollback", {})],
+    "admin": [PIN, ("POST", "/v1/mode", {"mode": "rank"}),
+              ("POST", "/v1/versions/1/unpin", {}), ("POST", "/v1/versions/1/rollback", {})],
 }  # fmt: skip
 PATIENCE = 5.0
 

@@ -16,7 +16,7 @@ from service.testkit import ManualClock, ReplService
 ROUTES = {
     "/v1/rank": "post", "/v1/retrieve": "post", "/v1/embeddings": "post", "/v1/items": "get", "/v1/events": "post",
     "/v1/versions": "get", "/v1/versions/{v}": "get", "/v1/versions/{v}/pin": "post",
-    "/v1/versions/{v}/unpin": "post", "/v1/versions/{v}/rollback": "post", "/health/live": "get",
+    "/v1/versions/{v}/unpin": "post", "/v1/versions/{v}/rollback": "post", "/v1/mode": "get", "/health/live": "get",
     "/health/ready": "get", "/metrics": "get", "/v1/status": "get",
 }  # fmt: skip
 
@@ -74,11 +74,12 @@ def test_the_answer_has_no_more_members_than_its_schema(shop: ReplService) -> No
     }
 
 
-WITHOUT_INPUT = ("/health/live", "/health/ready", "/metrics", "/v1/status")
+WITHOUT_INPUT = ("/health/live", "/health/ready", "/metrics", "/v1/status", "/v1/mode")
 CASES = [(path, method, GenerationMode.POSITIVE) for path, method in ROUTES.items()]
 CASES += [
     (path, method, GenerationMode.NEGATIVE) for path, method in ROUTES.items() if path not in WITHOUT_INPUT
 ]
+CASES += [("/v1/mode", "post", mode) for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)]
 
 
 @pytest.mark.parametrize(("path", "method", "mode"), CASES)

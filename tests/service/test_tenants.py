@@ -173,6 +173,7 @@ CALLS = [
     ("GET", "/v1/versions/1", None),
     ("POST", "/v1/versions/1/pin", {}),
     ("POST", "/v1/versions/1/rollback", {}),
+    ("POST", "/v1/mode", {"mode": "rank"}),
 ]
 
 

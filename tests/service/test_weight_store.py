@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.errors import StoreError, UnknownVersion
+from features.errors import InvalidRequest, StoreError, UnknownVersion
 from service.settings import Settings
 from service.weight_keeping import DAY, HOUR, MINUTE, Keeping, checkpoints_over, keep_versions
 from service.weight_store import (
@@ -170,6 +170,39 @@ def test_heartbeat_and_status(store: WeightStore) -> None:
     store.beat(Heartbeat(7, 6, 8))
     assert store.heartbeat() == Heartbeat(7, 6, 8)
     assert store.status() == {"events": 3}
+
+
+def test_flags_are_seen_by_others_and_are_few(open_store: Callable[[], WeightStore]) -> None:
+    store, reader = open_store(), open_store()
+    assert store.flags() == {}
+    store.set_flags({"mode/0": "passthrough", "mode/1": "passthrough"})
+    assert reader.flags() == {"mode/0": "passthrough", "mode/1": "passthrough"}
+    reader.set_flags({"mode/0": None, "other": "é"})
+    assert store.flags() == {"mode/1": "passthrough", "other": "é"}
+    store.set_flags({f"f{k}": "" for k in range(62)})
+    with pytest.raises(InvalidRequest, match="65 flags"):
+        store.set_flags({"mode/1": "rank", "one more": "x"})
+    assert store.flags()["mode/1"] == "passthrough", "all of them or none"
+    for changes in ({"": "x"}, {"n" * 65: "x"}, {"n": "v" * 257}):
+        with pytest.raises(InvalidRequest):
+            store.set_flags(changes)
+    store.set_flags({"other": None, "one more": "x"})
+    assert len(store.flags()) == 64
+    store.commit(version(1), b"")
+    assert store.latest() is not None
+
+
+def test_a_kept_version_is_not_thinned_out(store: WeightStore) -> None:
+    with pytest.raises(UnknownVersion):
+        store.keep(2)
+    for v in (1, 2, 3):
+        store.commit(version(v, created=v), b"")
+    for _ in range(2):
+        store.keep(2)
+    store.thin(40 * DAY)
+    assert [found.v for found in store.versions()] == [3, 2]
+    assert store.pinned() is None
+    assert not store.get(2).pinned
 
 
 def test_thinning_keeps_what_the_rule_says() -> None:
