@@ -15,8 +15,10 @@ ReplError
 │   ├── Fenced            another trainer holds the store: this one must stop
 │   └── WentBack          the store holds less than was written to it: go on from what it holds
 ├── UnknownVersion        no such weight version (or it was thinned out)
-├── Unauthorised          a call without the administrator's key: HTTP 401
-├── Forbidden             a Host or an Origin that a loopback service does not trust: HTTP 403
+├── Unauthorised          a call without a key that is known: HTTP 401
+├── Forbidden             a Host or an Origin that a loopback service does not trust; a key without the scope, or of
+│                         another tenant: HTTP 403
+├── RateLimited           more requests or events a second than a setting allows: HTTP 429
 └── NotReady              the service cannot answer yet (no base, warming up)
 """
 
@@ -121,6 +123,17 @@ class Unauthorised(ReplError):
 
 class Forbidden(ReplError):
     code = "forbidden"
+
+
+class RateLimited(ReplError):
+    """`retry_after`: seconds until there is room again."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after: float, field: str, value: float) -> None:
+        seconds = max(0.001, retry_after)
+        super().__init__(message, field=field, value=value, hint=f"try again in {seconds:.3g} s")
+        self.retry_after = seconds
 
 
 class NotReady(ReplError):

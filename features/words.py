@@ -9,6 +9,7 @@ here.
 from __future__ import annotations
 
 import re
+import threading
 import unicodedata
 from collections.abc import Callable
 from functools import cache, lru_cache
@@ -38,9 +39,14 @@ _TOKEN = re.compile(rf"([{_HAN}]+)|([{_KANA}]+)|((?:(?![{_HAN}{_KANA}])[^\W_])+)
 _ASCII = re.compile("[a-z0-9]+")
 
 
+_STEMMING = threading.Lock()
+"""A stemmer keeps the word in itself while it works: two threads in one mix their words up."""
+
+
 @lru_cache(_KEPT)
 def _stem(word: str, language: str) -> str:
-    return _stemmer(language)(word)
+    with _STEMMING:
+        return _stemmer(language)(word)
 
 
 @cache

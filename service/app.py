@@ -11,19 +11,21 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
-from features.errors import ReplError, SettingsError
+from features.errors import SettingsError
 from service import http, openapi
 from service.core import Service
 from service.direct import Direct
+from service.front import create_front
 from service.routes import events, health, mode, page, rank, vectors, versions
 from service.settings import Settings
+from service.tenants import Tenants
+from service.tls import tls_options
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +42,26 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.add_exception_handler(ReplError, http.on_repl_error)
-    app.add_exception_handler(HTTPException, http.on_http_error)
-    app.add_exception_handler(RequestValidationError, http.on_bad_parameter)
-    app.add_exception_handler(ClientDisconnect, http.on_gone)
-    app.add_exception_handler(Exception, http.on_crash)
+    http.add_handlers(app)
     ranking = rank.router(service)
     app.add_middleware(Direct, routes=ranking.routes)
+    settings = service.settings
     app.add_middleware(
-        http.Gate, auth=service.auth, metrics=service.metrics, most=service.settings.max_body_bytes
-    )
+        http.Gate, auth=service.auth, metrics=service.metrics, most=settings.max_body_bytes, drain=service.drain,
+        tenant=settings.tenant, limits=service.limits, written=settings.request_log,
+    )  # fmt: skip
     app.include_router(ranking)
     for part in (events, vectors, versions, mode, health, page):
         app.include_router(part.router(service))
     openapi.install(app)
     return app
+
+
+def application(service: Service | Tenants) -> ASGIApp:
+    """What is served: the application of the one tenant, or a front before those of several."""
+    if isinstance(service, Service):
+        return create_app(service)
+    return create_front(service, {name: create_app(part) for name, part in service.services.items()})
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -77,21 +84,33 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn over a socket of ours; ends when loading fails."""
+    """uvicorn over a socket of ours; ends when loading fails, and after SIGTERM lets its callers leave first."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service | Tenants) -> None:
         super().__init__(config)
         self._service = service
+        self._told = False
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second: leave when the service cannot start."""
-        return self._service.failed or await super().on_tick(counter)
+        """Called ten times a second: leave when the service cannot start, or its callers have left."""
+        drain = self._service.drain
+        if drain.on and not self._told:  # not in the signal's handler: it may have interrupted a log line
+            self._told = True
+            log.info("stopping: not ready any more", extra={"seconds": self._service.settings.drain_seconds})
+        return self._service.failed or drain.over or await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM of a service that is ready begins to drain it; a second one, or SIGINT, ends it now."""
+        ready = not self._service.ready_reasons()
+        if sig == signal.SIGTERM and ready and self._service.drain.begin():
+            return
+        super().handle_exit(sig, frame)
 
 
 def serve(settings: Settings, ready: Callable[[], None] | None = None) -> None:
     """Run the ranker until SIGINT or SIGTERM. `ready` is called (in a thread) once it answers.
 
-    Raises SettingsError for a taken port, and whatever loading raised.
+    Raises SettingsError for a taken port or a certificate that does not fit, and whatever loading raised.
     """
     from service.logs import set_up
     from service.memory import few_heaps, give_back
@@ -99,11 +118,12 @@ def serve(settings: Settings, ready: Callable[[], None] | None = None) -> None:
     set_up(settings.log_level)
     few_heaps()
     sys.setswitchinterval(SWITCH_SECONDS)
+    tls = tls_options(settings)
     listener = bind(settings.host, settings.port)
-    service = Service(settings)
+    service = Tenants(settings) if settings.tenants else Service(settings)
     service.start(ready, after=give_back)
     config = uvicorn.Config(
-        create_app(service),
+        application(service),
         http="httptools",
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         log_config=None,
@@ -112,6 +132,7 @@ def serve(settings: Settings, ready: Callable[[], None] | None = None) -> None:
         lifespan="off",
         timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
+        **tls,
     )
     server = Server(config, service)
     with _ends_quietly():
@@ -135,11 +156,12 @@ def _ends_quietly() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_in_thread(service: Service, listener: socket.socket) -> tuple[uvicorn.Server, threading.Thread]:
+def run_in_thread(service: Service | Tenants, listener: socket.socket) -> tuple[uvicorn.Server, threading.Thread]:
     """Serve a started service from a thread (the test kit and tests); end it by `should_exit = True`."""
     config = uvicorn.Config(
-        create_app(service), http="httptools", log_config=None, access_log=False, lifespan="off"
-    )
+        application(service), http="httptools", log_config=None, access_log=False, lifespan="off",
+        **tls_options(service.settings),
+    )  # fmt: skip
     server = Server(config, service)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), name="http", daemon=True)
     thread.start()

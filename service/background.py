@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from contextvars import copy_context
 
 
 class Background:
@@ -15,7 +16,8 @@ class Background:
         self._patience = patience
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        within = copy_context()  # its log lines name the tenant that this was made for
+        self._thread = threading.Thread(target=lambda: within.run(self._run), name=name, daemon=True)
 
     def _run(self) -> None:
         raise NotImplementedError

@@ -1,5 +1,5 @@
-"""The commands that the service needs alone: serve, config, topics, versions, dead-letter. `trainer/cli.py` adds the
-rest and has main().
+"""The commands that the service needs alone: serve, config, topics, versions, keys, dead-letter. `trainer/cli.py` adds
+the rest and has main().
 
 Nothing heavy is imported here: every command imports what it runs, so that `--help` answers at once and
 `serve` never loads the trainer or torch.
@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from service import cli_dead_letter, cli_doctor, cli_mode, cli_schema, cli_size, cli_versions
-from service.console import Config, DataDir, Json, main_of, note, report, settings_of
+from service import cli_dead_letter, cli_doctor, cli_keys, cli_mode, cli_schema, cli_size, cli_versions
+from service.console import Config, DataDir, Json, TenantName, all_settings_of, main_of, note, report
 
 app = typer.Typer(
     name="repl-ranker",
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_versions.app, name="versions")
+app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_dead_letter.app, name="dead-letter")
 app.command("mode")(cli_mode.mode)
 app.add_typer(cli_schema.app, name="schema")
@@ -41,18 +42,28 @@ def everywhere() -> None:
 @app.command()
 def serve(data_dir: DataDir = None, config: Config = None, host: Host = None, port: Port = None) -> None:
     """Answer rank, retrieve and event requests over HTTP (the ranker alone, no learning)."""
-    settings = settings_of(data_dir, config, host=host, port=port)
+    settings = all_settings_of(data_dir, config, host=host, port=port)
     from service.app import serve as serve_app
 
-    serve_app(settings, ready=lambda: note(f"ready on {url_of(settings.host, settings.port)}"))
+    url = url_of(settings.host, settings.port, tls=settings.tls_cert is not None)
+    serve_app(settings, ready=lambda: note(f"ready on {url}"))
 
 
 @app.command("config")
-def show_config(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+def show_config(
+    data_dir: DataDir = None, config: Config = None, tenant: TenantName = None, json: Json = False
+) -> None:
     """Show every setting: its effective value and where that came from; secrets are masked."""
     from service.settings import load_settings
 
-    settings, sources = load_settings(config, data_dir=data_dir)
+    settings, sources = load_settings(config, data_dir=data_dir, tenant=tenant)
+    if tenant is not None and settings.tenants:
+        from service.tenant_settings import tenant_settings
+
+        own, whole = tenant_settings(settings, tenant), settings
+        other = [name for name in sources if getattr(own, name) != getattr(whole, name)]
+        sources |= dict.fromkeys([*whole.tenants[tenant], *other], f"tenants.{tenant}")
+        settings = own
     values: dict[str, Any] = settings.model_dump(mode="json")
     fields = type(settings).model_fields
     answer = {
@@ -84,11 +95,13 @@ def topics(
     from features.errors import SettingsError
     from features.event_log import kafka_address, make_kafka_topics
     from service.settings import load_settings
+    from service.tenant_settings import settings_by_tenant
 
     settings, _ = load_settings(config, data_dir=data_dir)
     if not settings.log_url:
         raise SettingsError("log_url is not set", field="log_url", hint="for example kafka://host:9092/shop")
-    lines = make_kafka_topics(settings, partitions, replication)
+    parts = settings_by_tenant(settings).values()
+    lines = [line for part in parts for line in make_kafka_topics(part, partitions, replication)]
     answer = {"log": kafka_address(settings).shown, "topics": lines}
     report(answer, json, lambda: iter(lines or ["all topics are there, as planned"]))
 
@@ -102,10 +115,10 @@ def host_to_call(host: str) -> str:
     return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int, tls: bool = False) -> str:
     """The address to show."""
-    name = host_to_call(host)
-    return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
+    name, scheme = host_to_call(host), "https" if tls else "http"
+    return f"{scheme}://[{name}]:{port}/" if ":" in name else f"{scheme}://{name}:{port}/"
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.console import Config, DataDir, Json, report
+from service.console import Config, DataDir, Json, report, settings_of
 
 if TYPE_CHECKING:
     from service.experiments import Mode
@@ -30,12 +30,11 @@ def mode(
     """Answer in the order sent (passthrough), or rank again, on every ranker within a second."""
     from features.errors import InvalidRequest, StoreError
     from service.passthrough import modes, surfaces_of, switch
-    from service.settings import load_settings
     from service.weight_store import open_weight_store
 
     if wanted not in (None, "rank", "passthrough"):
         raise InvalidRequest("this is no mode", field="mode", value=wanted, hint="rank or passthrough")
-    settings, _ = load_settings(config, data_dir=data_dir)
+    settings = settings_of(data_dir, config)
     if settings.weights_url is None and not (settings.data_dir / "trainer.db").exists():
         hint = "name the data directory of the ranker with --data-dir"
         where = settings.data_dir

@@ -28,6 +28,10 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", help="Settings file (TOML) [default: repl-ranker.toml in the data directory]."),
 ]
+TenantName = Annotated[
+    str | None,
+    typer.Option("--tenant", help="Of several tenants in the settings, the one to work for [or REPL_TENANT]."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
 
 Progress = Callable[[int, int], None]
@@ -35,6 +39,16 @@ Progress = Callable[[int, int], None]
 
 
 def settings_of(data_dir: Path | None, config: Path | None, **more: Any) -> Settings:
+    """As `all_settings_of`, for what works on one tenant at a time: the settings of the one that `tenant` names."""
+    settings = all_settings_of(data_dir, config, **more)
+    if not settings.tenants:
+        return settings
+    from service.tenant_settings import one_tenant
+
+    return one_tenant(settings)
+
+
+def all_settings_of(data_dir: Path | None, config: Path | None, **more: Any) -> Settings:
     """The effective settings of this call. Raises SettingsError (status 2)."""
     from service.settings import load_settings
 

@@ -15,14 +15,17 @@ from features.errors import LogError, NotReady, ReplError
 from features.event_log import EventLog, open_log
 from features.realtime import RealtimeConfig
 from features.records import partitions_in
+from service import logs
 from service.arm_weights import ArmWeights
-from service.auth import Auth, load_key
+from service.auth import Auth, open_auth
+from service.drain import Drain
 from service.engine import Engine, close_engine, has_base, load_engine
 from service.experiments import Experiments
 from service.impressions import Impressions
 from service.intake import Intake
 from service.item_encoder import ItemEncoder
 from service.janitor import Janitor
+from service.limits import Limits
 from service.metrics import Metrics
 from service.objectives import Objectives
 from service.ranker import Ranker
@@ -145,14 +148,20 @@ class Service:
         *,
         clock: Callable[[], int] = now_ms,
         realtime: RealtimeConfig | None = None,
+        shared: tuple[Auth, Drain] | None = None,
     ) -> None:
-        """Open log and weight store; raises LogError, StoreError, SettingsError."""
+        """Open log and weight store; raises LogError, StoreError, SettingsError.
+
+        shared: what the tenants of one process have in common (service/tenants.py), whose owner starts and stops it.
+        """
         self.settings = settings
         self.clock = clock
         self.metrics = Metrics()
         self.objectives = Objectives(settings.objectives, settings.objective)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        self.auth = Auth(load_key(settings.data_dir, settings.admin_key), settings.host)
+        self._alone = shared is None
+        self.auth, self.drain = shared or (open_auth(settings), Drain(settings.drain_seconds))
+        self.limits = Limits(settings, self.metrics)
         self.log: EventLog = open_log(settings, clock)
         self.store: WeightStore = open_weight_store(settings, fsync=settings.durable == "fsync")
         self.intake = Intake(self.log, settings, clock, self.metrics, self._events_taken)
@@ -183,6 +192,8 @@ class Service:
 
     def start(self, ready: Callable[[], None] | None = None, after: Callable[[], None] | None = None) -> None:
         """Load in a thread of its own; `ready` is called once requests can be answered, then `after`."""
+        if self._alone:
+            self.auth.start()
         self._thread = threading.Thread(target=self._load, args=(ready, after), name="loading", daemon=True)
         self._thread.start()
 
@@ -204,6 +215,8 @@ class Service:
 
     def _load(self, ready: Callable[[], None] | None, after: Callable[[], None] | None) -> None:
         began = time.perf_counter()
+        if not self._alone:
+            logs.TENANT.set(self.settings.tenant)
         if not has_base(self.settings):
             self.without_base = True
             self._reasons = [NO_BASE]
@@ -240,6 +253,8 @@ class Service:
 
     def stop(self) -> None:
         """End all threads, write what waits, close log and stores."""
+        if self._alone:
+            self.auth.stop()
         if self._thread is not None:
             self._thread.join(60.0)
         running, self._running = self._running, None

@@ -1,16 +1,21 @@
-"""What all routes share: request ids, the error shape, status codes, the gate every call passes. No route is here."""
+"""What all routes share: request ids, the error shape, status codes, the gate every call passes. No route is here.
+
+Who may call is decided in `service/auth.py`, how often in `service/limits.py`.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,12 +24,16 @@ from features.errors import (
     InvalidInput,
     InvalidRequest,
     NotReady,
+    RateLimited,
     ReplError,
     TooLarge,
     Unauthorised,
     UnknownVersion,
 )
-from service.auth import Auth
+from service import logs
+from service.auth import Auth, Grant, need_of
+from service.drain import Drain
+from service.limits import Limits
 from service.metrics import Metrics
 
 log = logging.getLogger("service.http")
@@ -35,6 +44,7 @@ _STATUS: tuple[tuple[type[ReplError], int], ...] = (
     (TooLarge, 413),
     (Unauthorised, 401),
     (Forbidden, 403),
+    (RateLimited, 429),
     (UnknownVersion, 404),
     (NotReady, 503),
     (ReplError, 503),
@@ -44,6 +54,7 @@ _HTTP_HINTS = {
     405: "docs/http.md lists the methods",
     413: "send less at once, or raise the setting max_body_bytes",
 }
+_CLOSE = (b"connection", b"close")
 _QUIET = {"/metrics", "/health/live", "/health/ready", "/v1/status"}
 
 
@@ -63,22 +74,24 @@ def request_id(request: Request) -> str:
     return found if isinstance(found, str) else new_request_id()
 
 
-def error_response(request: Request, status: int, body: dict[str, str]) -> Response:
-    """The one error shape: {error: {code, message, field?, value?, hint?}, request_id}."""
+def error_response(request: Request, status: int, body: dict[str, str], after: float = 1.0) -> Response:
+    """The one error shape: {error: {code, message, field?, value?, hint?}, request_id}. after: seconds to Retry-After,
+    of 429 and 503."""
     rid = request_id(request)
     content = orjson.dumps({"error": body, "request_id": rid})
     headers = {"X-Request-Id": rid}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if status == 503:
-        headers["Retry-After"] = "1"
+    if status in (429, 503):
+        headers["Retry-After"] = str(math.ceil(after))
     return Response(content, status, headers, JSON)
 
 
 async def on_repl_error(request: Request, error: Exception) -> Response:
     """Errors of the tree."""
     assert isinstance(error, ReplError)
-    return error_response(request, status_of(error), error.as_dict())
+    after = error.retry_after if isinstance(error, RateLimited) else 1.0
+    return error_response(request, status_of(error), error.as_dict(), after)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -117,6 +130,15 @@ async def on_crash(request: Request, error: Exception) -> Response:
     return error_response(request, 500, {"code": "internal", "message": "unforeseen error", "hint": hint})
 
 
+def add_handlers(app: FastAPI) -> None:
+    """Tell every error of an application in the one shape."""
+    app.add_exception_handler(ReplError, on_repl_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_bad_parameter)
+    app.add_exception_handler(ClientDisconnect, on_gone)
+    app.add_exception_handler(Exception, on_crash)
+
+
 def answer(content: bytes, rid: str, status: int = 200) -> Response:
     """JSON bytes as a response."""
     return Response(content, status, {"X-Request-Id": rid}, JSON)
@@ -128,40 +150,67 @@ def json_answer(value: Any, rid: str, status: int = 200) -> Response:
 
 
 class Gate:
-    """ASGI middleware: request id, Host and Origin, size of the body, one measurement a request."""
+    """ASGI middleware: request id, Host and Origin, key, tenant, rate, size of the body, one measurement a request."""
 
-    def __init__(self, app: ASGIApp, auth: Auth, metrics: Metrics, most: int) -> None:
-        """most: bytes of a body, above which a call is refused."""
+    def __init__(
+        self, app: ASGIApp, auth: Auth, metrics: Metrics, most: int, drain: Drain,
+        tenant: str | None = None, limits: Limits | None = None, written: str = "debug",
+    ) -> None:  # fmt: skip
+        """most: bytes of a body, above which a call is refused. tenant: whose requests these are; None: of no tenant.
+        written: the level at which every request is logged."""
         self._app, self._auth, self._metrics, self._most = app, auth, metrics, most
-        self._debug = log.isEnabledFor(logging.DEBUG)
+        self._drain, self._tenant = drain, tenant
+        self._limits = limits if limits is not None and limits.any else None
+        self._level = logging.INFO if written == "info" else logging.DEBUG
+        self._every = log.isEnabledFor(self._level)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, unless its Host or Origin is refused."""
+        """Pass a request on, unless it is refused."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         rid = scope["request_id"] = new_request_id()
+        logs.REQUEST_ID.set(rid)
         began, status = time.perf_counter(), 500
 
         async def sender(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self._drain.on:
+                    message["headers"] = [*message["headers"], _CLOSE]
             await send(message)
 
         try:
-            host, origin, length = _headers(scope)
-            self._auth.check_host(host, origin)
+            length = self._admit(scope)
             if length is None:
                 receive = _counting(receive, self._most)
             elif not length.isdigit() or int(length) > self._most:
                 raise _too_large(self._most)
             await self._app(scope, receive, sender)
-        except (Forbidden, TooLarge) as error:
-            response = error_response(Request(scope), status_of(error), error.as_dict())
+        except (Forbidden, Unauthorised, RateLimited, TooLarge) as error:
+            response = await on_repl_error(Request(scope), error)
             await response(scope, receive, sender)
         finally:
             self._measure(scope, rid, status, time.perf_counter() - began)
+
+    def _admit(self, scope: Scope) -> bytes | None:
+        """Check who calls; the length of the body where it is said. Raises Forbidden, Unauthorised, RateLimited."""
+        head = read_head(scope)
+        self._auth.check_host(head.host, head.origin)
+        path = scope["path"]
+        need = need_of(scope["method"], path)
+        if need is None:
+            return head.length
+        grant = scope["grant"] if "grant" in scope else self._auth.grant(head.authorization)
+        scope["grant"] = grant
+        self._auth.check(grant, need, self._tenant)
+        if self._tenant is not None and head.tenant not in (None, self._tenant):
+            hint = f"this service answers for {self._tenant!r} here; docs/tenants.md says how a tenant is named"
+            raise Forbidden("not the tenant of this call", field="X-Tenant", value=head.tenant, hint=hint)
+        if self._limits is not None and path != "/metrics":
+            self._limits.admit(None if grant is None else grant.key, path == "/v1/events")
+        return head.length
 
     def _measure(self, scope: Scope, rid: str, status: int, seconds: float) -> None:
         route = scope.get("route")
@@ -169,9 +218,12 @@ class Gate:
         self._metrics.count(name, status, seconds)
         if name in _QUIET:
             return
-        if self._debug or status >= 500 or (log.isEnabledFor(logging.INFO) and seconds > 1.0):
+        if self._every or status >= 500 or (log.isEnabledFor(logging.INFO) and seconds > 1.0):
             extra = {"request_id": rid, "route": name, "status": status, "ms": round(seconds * 1e3, 2)}
-            log.log(logging.ERROR if status == 500 else logging.INFO, "answered", extra=extra)
+            grant: Grant | None = scope.get("grant")
+            extra |= {"method": scope["method"], "tenant": self._tenant, "key": None if grant is None else grant.key}
+            level = logging.ERROR if status == 500 else logging.INFO if status > 500 or seconds > 1.0 else self._level
+            log.log(level, "answered", extra=extra)
 
 
 def _too_large(most: int) -> TooLarge:
@@ -193,14 +245,25 @@ def _counting(receive: Receive, most: int) -> Receive:
     return receiver
 
 
-def _headers(scope: Scope) -> tuple[str | None, str | None, bytes | None]:
-    """Host, Origin and Content-Length."""
-    host = origin = length = None
-    for name, value in scope["headers"]:
-        if name == b"host":
-            host = value.decode("latin-1")
-        elif name == b"origin":
-            origin = value.decode("latin-1")
-        elif name == b"content-length":
-            length = value
-    return host, origin, length
+class Head(NamedTuple):
+    """The headers that are read before a request is let in."""
+
+    host: str | None
+    origin: str | None
+    length: bytes | None
+    authorization: str | None
+    tenant: str | None
+
+
+_READ = (b"host", b"origin", b"content-length", b"authorization", b"x-tenant")
+
+
+def read_head(scope: Scope) -> Head:
+    """Host, Origin, Content-Length, Authorization and X-Tenant; of several of one name the last."""
+    found = {name: value for name, value in scope["headers"] if name in _READ}
+    host, origin, length, authorization, tenant = map(found.get, _READ)
+    return Head(_text(host), _text(origin), length, _text(authorization), _text(tenant))
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")

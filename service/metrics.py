@@ -105,6 +105,10 @@ class Metrics:
         self.encoding_waiting = Gauge("repl_items_waiting", "items waiting to be encoded", registry=r)
         ProcessCollector(registry=r)
 
+        self.limited = Counter(
+            "repl_rate_limited", "requests refused with 429: too many what, of whom", ["kind", "by"], registry=r
+        )
+
     def count(self, route: str, status: int, seconds: float) -> None:
         """One answer of a route."""
         self.answers.labels(route, str(status)).inc()

@@ -32,11 +32,12 @@ _STRUCTS: tuple[type[msgspec.Struct], ...] = (
     answers.StatusAnswer,
 )
 _ERRORS = {
-    401: "the administrator's key is missing or wrong",
-    403: "Host or Origin is not trusted by a loopback service",
+    401: "the key is missing or wrong",
+    403: "Host or Origin is not trusted by a loopback service; the key has not the scope, or is of another tenant",
     404: "no such version",
     413: "too many bytes, candidates or events",
     422: "the request is wrong: field, value and what to do",
+    429: "more requests or events a second than a setting allows: Retry-After says when",
     503: "not ready, or log or store does not answer",
 }
 
@@ -72,7 +73,7 @@ def describe(
     if answer:
         found["responses"]["200"] = {"description": "the answer", "content": _content(answer, example)}
     found["responses"] |= also or {}
-    for status in (*errors, 403):
+    for status in sorted({*errors, 401, 403, 429}):
         found["responses"][str(status)] = {
             "description": _ERRORS[status],
             "content": {"application/json": {"schema": reference(answers.ErrorAnswer)}},

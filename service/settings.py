@@ -46,14 +46,31 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="address the ranker binds to; loopback needs no key to write")
     port: int = Field(8080, ge=0, le=65535, description="port of the ranker")
     page: bool = Field(True, description="serve the demonstration page at /")
-    tenant: str = Field("default", description="the one tenant of this data directory")
+    tenant: str = Field(
+        "default", description="the tenant of this data directory; with `tenants`: of a call that names none"
+    )
+    tenants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, repr=False, description="several tenants in one ranker: settings of each, in TOML only"
+    )
     admin_key: SecretStr | None = Field(None, description="bearer key; unset: the file admin.key is made")
+    keys_file: Path | None = Field(
+        None, description="API keys with scopes, as `repl-ranker keys` makes it; unset: data_dir/keys.json, if there"
+    )
+    metrics_open: bool = Field(False, description="/metrics needs no key where there are API keys")
+    tls_cert: Path | None = Field(None, description="PEM file of the certificate chain: the ranker speaks HTTPS")
+    tls_key: Path | None = Field(None, description="PEM file of its private key, without a password")
     schema_file: Path | None = Field(None, description="schema YAML; unset: the base's own")
     base_dir: Path | None = Field(
         None, description="base model to serve; unset: data_dir/base, else the sample"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="logs from this level upwards"
+    )
+    request_log: Literal["info", "debug"] = Field(
+        "debug", description="level at which every request is logged; slow and failed ones are in any case"
+    )
+    drain_seconds: float = Field(
+        1.0, ge=0, le=600, description="how long requests are still taken after SIGTERM, while not ready any more"
     )
 
     # where weights and user states lie, if not in the data directory
@@ -77,6 +94,15 @@ class Settings(BaseModel):
     max_candidates: int = Field(5_000, ge=1, le=100_000, description="candidates of a rank request, at most")
     max_body_bytes: int = Field(4 << 20, ge=1_024, description="body of a request, at most")
     max_events_per_call: int = Field(10_000, ge=1, description="events of one call, at most")
+    requests_per_second: float | None = Field(
+        None, gt=0, description="requests of a tenant under /v1/, at most; unset: any number"
+    )
+    events_per_second: float | None = Field(None, gt=0, description="events of a tenant, at most; unset: any number")
+    key_requests_per_second: float | None = Field(None, gt=0, description="the same of one API key")
+    key_events_per_second: float | None = Field(None, gt=0, description="the same of one API key")
+    burst_seconds: float = Field(
+        2.0, gt=0, le=3_600, description="how many seconds' worth of these may come at once after a pause"
+    )
     wait_ms: int = Field(1_000, ge=0, le=60_000, description="longest wait for a token in `after`")
     pre_rank: int = Field(5_000, ge=1, description="items kept by the coarse stage of /v1/retrieve")
     objectives: dict[str, dict[str, float]] = Field(
@@ -175,8 +201,13 @@ class Settings(BaseModel):
     def _without_password(self, url: SecretUrl | None) -> str | None:
         return None if url is None else str(url)
 
+    @field_serializer("tenants", when_used="json")
+    def _names_only(self, tenants: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+        return {tenant: sorted(given) for tenant, given in tenants.items()}
 
-def _nearest(name: str) -> str:
+
+def nearest(name: str) -> str:
+    """A hint for a setting that there is not."""
     close = difflib.get_close_matches(name, Settings.model_fields, n=1)
     return f"did you mean {close[0]!r}?" if close else "`repl-ranker config` lists all settings"
 
@@ -187,7 +218,7 @@ def _from_environment() -> dict[str, str]:
         if variable.startswith(PREFIX):
             name = variable.removeprefix(PREFIX).lower()
             if name not in Settings.model_fields:
-                raise SettingsError(f"unknown setting {variable}", field=variable, hint=_nearest(name))
+                raise SettingsError(f"unknown setting {variable}", field=variable, hint=nearest(name))
             found[name] = value
     return found
 
@@ -199,8 +230,14 @@ def _from_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"cannot read settings file {path}: {error}", field="config") from error
     for name in found:
         if name not in Settings.model_fields:
-            raise SettingsError(f"unknown setting {name!r} in {path}", field=name, hint=_nearest(name))
+            raise SettingsError(f"unknown setting {name!r} in {path}", field=name, hint=nearest(name))
     return found
+
+
+def check_objective(settings: Settings) -> None:
+    """Raise SettingsError unless the usual objective is one of those that are named."""
+    if settings.objective not in settings.objectives:
+        raise SettingsError("objective is not among objectives", field="objective", value=settings.objective)
 
 
 def load_settings(config: Path | None = None, **command_line: Any) -> tuple[Settings, dict[str, str]]:
@@ -223,7 +260,7 @@ def load_settings(config: Path | None = None, **command_line: Any) -> tuple[Sett
     for source, layer in layers:
         values.update(layer)
         sources.update(dict.fromkeys(layer, source))
-    for name in ("objectives", "experiments"):
+    for name in ("objectives", "experiments", "tenants"):
         if isinstance(values.get(name), str):
             raise SettingsError(f"{name} can only be set in the TOML file", field=name)
     try:
@@ -234,6 +271,9 @@ def load_settings(config: Path | None = None, **command_line: Any) -> tuple[Sett
         raise SettingsError(
             first["msg"], field=name, value=first.get("input"), hint=f"set by: {sources.get(name.partition('.')[0])}"
         ) from error
-    if settings.objective not in settings.objectives:
-        raise SettingsError("objective is not among objectives", field="objective", value=settings.objective)
+    check_objective(settings)
+    if settings.tenants:
+        from service.tenant_settings import check_tenants
+
+        check_tenants(settings)
     return settings, sources

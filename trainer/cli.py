@@ -16,7 +16,18 @@ import typer
 from features.kernel_cache import forget_stale_kernels
 from service import cli_versions
 from service.cli import Host, Port, app, host_to_call, url_of
-from service.console import Config, DataDir, Json, main_of, note, progress_bar, report, settings_of
+from service.console import (
+    Config,
+    DataDir,
+    Json,
+    TenantName,
+    all_settings_of,
+    main_of,
+    note,
+    progress_bar,
+    report,
+    settings_of,
+)
 from trainer import cli_archive, cli_bench, cli_experiments, cli_import
 
 app.add_typer(cli_import.app, name="import")
@@ -43,18 +54,22 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show both processes' logs here.")] = False,
 ) -> None:
     """Start ranker and trainer on the embedded store, wait until both answer, and stay until Ctrl-C."""
-    settings = settings_of(data_dir, config, host=host, port=port)
+    settings = all_settings_of(data_dir, config, host=host, port=port)
     from service.processes import Processes, free_port
+    from service.tenant_settings import settings_by_tenant
 
     port = free_port(settings.host, settings.port)
-    if sample:
-        cli_import.import_sample(settings)
+    parts = settings_by_tenant(settings)
+    for part in parts.values() if sample else ():
+        cli_import.import_sample(part)
     where = ["--data-dir", str(settings.data_dir)] + (["--config", str(config)] if config else [])
     itself = [sys.executable, "-m", "trainer.cli"]
     note("starting ranker and trainer …")
     with Processes(None if verbose else settings.data_dir / "logs") as processes:
         processes.start("ranker", [*itself, "serve", *where, "--host", settings.host, "--port", str(port)])
-        processes.start("trainer", [*itself, "learn", *where])
+        for name in parts:
+            one = ["--tenant", name] if settings.tenants else []
+            processes.start(f"trainer-{name}" if one else "trainer", [*itself, "learn", *where, *one])
         from trainer.starting import Reading  # numpy and numba: both start meanwhile
 
         reading = Reading(settings, host_to_call(settings.host), port)
@@ -63,7 +78,7 @@ def run(
                 processes.wait_until(reading.until_read(progress), READING)
             if left := reading.total - reading.done():
                 note(f"{left:,} of {reading.total:,} events are still to be read; that goes on meanwhile")
-            url = url_of(settings.host, port)
+            url = url_of(settings.host, port, tls=settings.tls_cert is not None)
             note(f"ready:  {url}   (data in {settings.data_dir}, Ctrl-C ends it)")
             processes.watch()
     note("stopped")
@@ -73,6 +88,7 @@ def run(
 def learn(
     data_dir: DataDir = None,
     config: Config = None,
+    tenant: TenantName = None,
     standby: Annotated[
         bool, typer.Option("--standby", help="Wait while another trainer is at work; take over when it ends.")
     ] = False,
@@ -84,7 +100,7 @@ def learn(
     ] = None,
 ) -> None:
     """Learn online: follow the log, update counters and weights, publish versions. Runs until stopped."""
-    settings = settings_of(data_dir, config)
+    settings = settings_of(data_dir, config, tenant=tenant)
     import signal
     import threading
 
@@ -107,13 +123,15 @@ def train(
     ] = None,
     sample: Sample = False,
     from_archive: cli_archive.FromArchive = None,
+    tenant: TenantName = None,
     json: Json = False,
 ) -> None:
     """Train a base model offline from the imported log (needs torch: `make train`); `run` then serves it."""
-    read = settings_of if from_archive is None else cli_archive.settings_for_archive
-    settings = read(data_dir, config)
+    settings = settings_of(data_dir, config, tenant=tenant)
     from service.console import require
 
+    if from_archive is not None:
+        cli_archive.require_archive()
     require("torch", "training needs torch", "run `make train`, or: pip install 'repl-ranker[train]'")
     if sample:
         cli_import.import_sample(settings)

@@ -7,12 +7,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.console import Config, DataDir, Json, note, progress_bar, report, require
+from service.console import Config, DataDir, Json, note, progress_bar, report, require, settings_of
 
 if TYPE_CHECKING:
     from features.event_log import EventLog
@@ -26,12 +25,9 @@ FromArchive = Annotated[
 ]
 
 
-def settings_for_archive(data_dir: Path | None, config: Path | None, log: str | None = None) -> Settings:
-    """The effective settings, on whichever log; `log`: its URL instead of the settings'. Raises SettingsError."""
+def require_archive() -> None:
+    """Raise ReplError where the extra is not installed."""
     require("pyarrow", "an archive needs pyarrow", "pip install 'repl-ranker[archive]'")
-    from service.settings import load_settings
-
-    return load_settings(config, data_dir=data_dir, log_url=log)[0]
 
 
 def archive(
@@ -46,7 +42,8 @@ def archive(
     json: Json = False,
 ) -> None:
     """Follow the log into an archive of Parquet files, each record once; merge and blank there. Runs until stopped."""
-    settings = settings_for_archive(data_dir, config)
+    require_archive()
+    settings = settings_of(data_dir, config)
     from features.event_log import open_log
     from features.event_log_archive_store import ArchiveStore
     from trainer.archive.sink import Sink
@@ -127,7 +124,8 @@ def bootstrap(
     json: Json = False,
 ) -> None:
     """Build counters, i2i, user states and weights from an archive; `learn` and `serve` then go on with the log."""
-    settings = settings_for_archive(data_dir, config, then)
+    require_archive()
+    settings = settings_of(data_dir, config, log_url=then)
     import subprocess
 
     answer: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.console import Config, DataDir, Json, progress_bar, report
+from service.console import Config, DataDir, Json, progress_bar, report, settings_of
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -17,18 +17,12 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List experiments, compare their arms, check the statistics.", no_args_is_help=True)
 
 
-def _settings(data_dir: Any, config: Any) -> Settings:
-    from service.settings import load_settings
-
-    return load_settings(config, data_dir=data_dir)[0]
-
-
 @app.command("list")
 def list_experiments(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
     """List the experiments of the settings in the order in which they take users."""
     found = {
         name: one.model_dump(mode="json", exclude_none=True)
-        for name, one in _settings(data_dir, config).experiments.items()
+        for name, one in settings_of(data_dir, config).experiments.items()
     }
     report({"experiments": found}, json, lambda: _listed(found))
 
@@ -55,7 +49,7 @@ def report_experiment(
     from features.event_log import open_log
     from trainer.experiments.report import report as report_of
 
-    settings = _settings(data_dir, config)
+    settings = settings_of(data_dir, config)
     with closing(open_log(settings)) as log:
         answer = report_of(settings, log, name)
     report(answer, json, lambda: _reported(answer))
@@ -124,7 +118,7 @@ def aa(
     """Split the same log by random salts: p < .05 must come out in 5 % of the splits (status 1 if beyond ± 2)."""
     from trainer.experiments.aa import figures
 
-    settings = _settings(data_dir, config)
+    settings = settings_of(data_dir, config)
     tally = _sample(json) if sample else _counted(settings)
     with progress_bar("splitting", "times", quiet=json) as progress:
         answer = figures(tally, times, seed, progress)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from features.errors import StoreError
 from features.event_log import open_log
 from features.records import partitions_in
+from service.auth import load_key
 from service.settings import Settings
 from service.weight_store import open_weight_store
 
@@ -24,6 +26,9 @@ class Reading:
         """host and port: where the ranker is called."""
         self._settings, self._host, self._port = settings, host, port
         self._trained = self._ranked = 0
+        self.total = 0
+        if settings.tenants:
+            return  # each has a log of its own: they are read meanwhile
         with closing(open_log(settings)) as log:
             ends = log.end_offsets()
         self._ends = {name: ends[name] for name in partitions_in("event", ends)}
@@ -31,6 +36,8 @@ class Reading:
 
     def done(self) -> int:
         """Events of these that both have read: the smaller of the two, as far as they last said."""
+        if not self.total:
+            return 0
         self._trained = max(self._trained, self._trainer())
         self._ranked = max(self._ranked, self._ranker())
         return min(self._trained, self._ranked)
@@ -54,9 +61,9 @@ class Reading:
         return self._get("/health/ready") is not None
 
     def _get(self, path: str) -> dict[str, Any] | None:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=5)
+        connection = self._connection()
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=self._headers(path))
             answer = connection.getresponse()
             found: dict[str, Any] = json.loads(answer.read())
             return found if answer.status == 200 else None
@@ -64,6 +71,19 @@ class Reading:
             return None
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._settings.tls_cert is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=5)
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the process that `run` started itself
+        return http.client.HTTPSConnection(self._host, self._port, timeout=5, context=context)
+
+    def _headers(self, path: str) -> dict[str, str]:
+        """The administrator's key, where the address may need one; the ranker has made it by then."""
+        if path.startswith("/health/"):
+            return {}
+        return {"Authorization": f"Bearer {load_key(self._settings.data_dir, self._settings.admin_key)}"}
 
     def until_read(self, progress: Callable[[int, int], None]) -> Callable[[], bool]:
         """For `Processes.wait_until`: True once both have read everything; shows it on the way."""

@@ -1,1 +1,1 @@
-"""HTTP routes, one file a subject. They check who calls, decode, call the service and encode; nothing more."""
+"""HTTP routes, one file a subject. They decode, call the service and encode; who may call, the gate has checked."""

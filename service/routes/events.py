@@ -49,11 +49,13 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/events", summary="Tell what happened", openapi_extra=described)
     async def events(request: Request, atomic: bool = False) -> Response:
         """Take events: 200 if any was taken or known, 422 if none was, or with atomic=true and one bad."""
-        service.auth.require_writer(request.headers.get("authorization"))
         body = await request.body()
         loop = asyncio.get_running_loop()
         with service.metrics.events_waiting.track_inprogress():
             taken, good = await loop.run_in_executor(writers, service.intake.take, body, atomic)
+        grant = request.scope.get("grant")
+        count = taken.accepted + taken.duplicates + len(taken.rejected)
+        service.limits.spent(None if grant is None else grant.key, count)
         return answer(msgspec.json.encode(taken), request_id(request), 200 if good else 422)
 
     return routes

@@ -34,8 +34,8 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/health/ready", summary="Requests can be answered", openapi_extra=ready_doc)
     async def ready(request: Request) -> Response:
-        """200 after weights and warm-up; 503 with the reasons before."""
-        reasons = service.ready_reasons()
+        """200 after weights and warm-up; 503 with the reasons before, and from SIGTERM on."""
+        reasons = service.drain.reasons() + service.ready_reasons()
         if reasons:
             return json_answer({"status": "not_ready", "reasons": reasons}, request_id(request), 503)
         return json_answer({"status": "ok"}, request_id(request))

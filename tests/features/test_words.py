@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -65,3 +66,34 @@ def test_the_chinese_dictionary_loads_at_the_first_chinese_text() -> None:
         "words('红色'); assert 'rjieba' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_threads_do_not_mix_up_their_words() -> None:
+    """A ranker stems in several threads at once: encoder, title index, user states, requests."""
+    import snowballstemmer
+
+    alone = snowballstemmer.stemmer("english").stemWord
+    texts = [f"running{k}nesses categorization{k}s" for k in range(4_000)]
+    wrong: list[str] = []
+
+    def read(part: list[str]) -> None:
+        for text in part:
+            try:
+                found: object = words(text)
+            except Exception as error:  # what another thread's word made of this one
+                found = error
+            if found != [alone_of[word] for word in text.split()]:
+                wrong.append(f"{text}: {found}")
+
+    alone_of = {word: alone(word) for text in texts for word in text.split()}
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0001)
+    try:
+        threads = [threading.Thread(target=read, args=(texts[k::4],)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert wrong == []

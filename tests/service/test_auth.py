@@ -7,7 +7,9 @@ import pytest
 from pydantic import SecretStr
 
 from features.errors import Forbidden, Unauthorised
-from service.auth import Auth, is_loopback, load_key
+from service.auth import Auth, is_loopback, load_key, need_of
+
+PIN = need_of("POST", "/v1/versions/1/pin")
 
 
 def test_the_key_file_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
@@ -39,19 +41,21 @@ def test_other_addresses(host: str) -> None:
 def test_anything_but_the_key_is_refused(header: str | None) -> None:
     auth = Auth("secret", "127.0.0.1")
     with pytest.raises(Unauthorised) as refused:
-        auth.require_admin(header)
+        auth.check(auth.grant(header), PIN, "default")
     assert "secret" not in str(refused.value)
 
 
 def test_the_key_opens_and_loopback_writes_are_open() -> None:
     auth = Auth("secret", "127.0.0.1")
-    auth.require_admin("Bearer secret")
-    auth.require_admin("bearer  secret ")
-    auth.require_writer(None)
+    auth.check(auth.grant("Bearer secret"), PIN, "default")
+    auth.check(auth.grant("bearer  secret "), PIN, "default")
+    write = need_of("POST", "/v1/events")
+    auth.check(auth.grant(None), write, "default")
+    auth.check(auth.grant("Bearer wrong"), write, "default")  # as without: nobody asks for one
     elsewhere = Auth("secret", "0.0.0.0")
-    elsewhere.require_writer("Bearer secret")
+    elsewhere.check(elsewhere.grant("Bearer secret"), write, "default")
     with pytest.raises(Unauthorised):
-        elsewhere.require_writer(None)
+        elsewhere.check(None, write, "default")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from service.settings import Settings
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = Service(Settings(data_dir=tmp_path_factory.mktemp("direct")))
+    made = Service(Settings(data_dir=tmp_path_factory.mktemp("direct"), control_share=0))
     made.start()
     made.wait(60)
     yield made
