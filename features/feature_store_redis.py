@@ -34,6 +34,8 @@ MAX_ITEMS = 2_000_000
 _CHECK = 8
 _PIECE = 1 << 20
 _RELOAD_SECONDS = 1.0
+_SILENCE_SECONDS = 0.25
+"""After a failed read nobody waits for the next one: a request holds up others while it does."""
 
 
 def _sealed(key: int, columns: Columns, body: bytes) -> bytes:
@@ -70,6 +72,7 @@ class RedisFeatureStore:
         self._list = f"{self._place.prefix}:u-items"
         self._items = ItemNumbers(max_items)
         self._reloaded = -_RELOAD_SECONDS
+        self._asked_again_at = 0.0
         self._written: dict[str, int] = {}
         self._known = False
 
@@ -86,11 +89,17 @@ class RedisFeatureStore:
 
     def get(self, key: int) -> UserState | None:
         """See FeatureStore.get: one round trip. Raises StoreError, also for a damaged state."""
-        if not self._known:
-            self._check_format()
         name = f"{self._states}{key:016x}"
-        with self._place.errors("read a user state") as client:
-            data = client.get(name)
+        if time.monotonic() < self._asked_again_at:
+            raise StoreError(f"{self._place.where} did not answer a moment ago", hint="it is asked again soon")
+        try:
+            if not self._known:
+                self._check_format()
+            with self._place.errors("read a user state") as client:
+                data = client.get(name)
+        except StoreError:
+            self._asked_again_at = time.monotonic() + _SILENCE_SECONDS
+            raise
         if data is None:
             return None
         try:
@@ -196,6 +205,7 @@ class RedisFeatureStore:
         watched = (self._offsets, self._list) if states else (self._offsets,)
         merged, new = self._place.transaction("write user states", watched, queue)
         self._items.took(new)
+        self._asked_again_at = 0.0
         self._written |= merged
 
     def _not_back(self, stored: Mapping[str, int]) -> None:
@@ -210,7 +220,9 @@ class RedisFeatureStore:
     def offsets(self) -> dict[str, int]:
         """See FeatureStore.offsets. Raises StoreError."""
         with self._place.errors("read offsets") as client:
-            return _decoded(client.hgetall(self._offsets))
+            found = _decoded(client.hgetall(self._offsets))
+        self._asked_again_at = 0.0
+        return found
 
     def close(self) -> None:
         """Close the connections."""

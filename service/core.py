@@ -15,15 +15,17 @@ from features.errors import LogError, NotReady, ReplError
 from features.event_log import EventLog, open_log
 from features.realtime import RealtimeConfig
 from service.auth import Auth, load_key
+from service.background import Background
 from service.engine import Engine, close_engine, has_base, load_engine
 from service.impressions import Impressions
 from service.intake import Intake
 from service.item_encoder import ItemEncoder
 from service.janitor import Janitor
+from service.local_copy import Copier, LocalCopy
 from service.metrics import Metrics
 from service.objectives import Objectives
 from service.ranker import Ranker
-from service.replica import Replica
+from service.replica import REALTIME, Replica
 from service.retriever import Retriever
 from service.settings import Settings
 from service.status import Freshness
@@ -74,6 +76,8 @@ class Running:
             clock,
             engine.use_realtime,
         )
+        self.copies = LocalCopy(settings.data_dir / "local-copy")
+        self.copier = self._copier(service) if settings.weights_url is not None else None
         self.impressions = Impressions(service.log, settings.served_queue, metrics)
         self.janitor = Janitor(
             service.log, service.store, lambda: {OFFSET: self.consumer.progress.position}, metrics, clock
@@ -97,6 +101,17 @@ class Running:
         self.titles = TitleIndexer(engine.catalogue, engine.lock)
         self.retriever = Retriever(engine, self.ranker, self.titles)
 
+    def _copier(self, service: Service) -> Copier:
+        """Where the store is another machine's: what it held last is kept here."""
+        replica = self.replica
+        return Copier(
+            self.copies,
+            service.store,
+            lambda: 0 if replica.failing or replica.copied else replica.snapshot.version,
+            REALTIME,
+            service.metrics,
+        )
+
     def failing(self) -> str | None:
         """The neighbour that does not answer, if any: log, state."""
         return "log" if self.impressions.failing else self.consumer.failing
@@ -113,13 +128,20 @@ class Running:
         """Start the threads. Before this returns weights and counters are those of the store, and user state has
         begun to follow the log: an answer's ages are known from the first one on."""
         self.replica.poll()
+        if self.copier is not None and not self.replica.snapshot.version:
+            any(self.replica.start_from(copy) for copy in self.copies.load())
         self.consumer.step()
-        for part in (self.consumer, self.encoder, self.replica, self.impressions, self.janitor, self.titles):
+        for part in self._threads():
             part.start()
+
+    def _threads(self) -> list[Background]:
+        """In the order in which they start."""
+        found = [self.consumer, self.encoder, self.replica, self.impressions, self.janitor, self.titles]
+        return found if self.copier is None else [*found, self.copier]
 
     def stop(self) -> None:
         """End the threads and write what waits."""
-        for part in (self.titles, self.janitor, self.impressions, self.replica, self.encoder, self.consumer):
+        for part in reversed(self._threads()):
             part.stop()
         close_engine(self.engine)
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from features.assembler import Assembler, ZLayout
 from features.catalogue import Catalogue
 from features.errors import ArtifactError, StoreError
-from features.feature_store import open_feature_store
+from features.feature_store import FeatureStore, open_feature_store
 from features.realtime import RealtimeConfig, RealtimeState
 from features.schema import Schema
 from service.artifact import Artifact, find_base, load_artifact
@@ -59,7 +59,7 @@ class Engine:
     terms: Terms
     bounds: Bounds
     prior: npt.NDArray[np.float64]
-    offsets: tuple[int, int]
+    offsets: tuple[int | None, int]
     waiting: npt.NDArray[np.int64]
 
     def request_numbers(self, fields: Mapping[str, Any]) -> dict[str, float]:
@@ -114,6 +114,15 @@ def _read_catalogue(catalogue: Catalogue, store: CatalogueStore) -> tuple[int, n
     return offsets.get(OFFSET, 0), np.arange(len(catalogue)) if waiting is None else waiting
 
 
+def _read_through(features: FeatureStore) -> int | None:
+    """How far user states were read; None where their store does not answer: the consumer asks it again."""
+    try:
+        return features.offsets().get(OFFSET, 0)
+    except StoreError as error:
+        log.error("user states cannot be read yet", extra={"reason": error.message})
+        return None
+
+
 def has_base(settings: Settings) -> bool:
     """Whether there is any base model to serve, damaged or not."""
     try:
@@ -161,7 +170,7 @@ def load_engine(
         terms=terms,
         bounds=term_bounds(terms),
         prior=stack({head: mean for head, (mean, _) in artifact.prior.items()}),
-        offsets=(features.offsets().get(OFFSET, 0), items_from),
+        offsets=(_read_through(features), items_from),
         waiting=np.union1d(waiting, missing).astype(np.int64),
     )
 

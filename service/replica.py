@@ -18,6 +18,7 @@ from features.errors import StoreError, UnknownVersion
 from features.ops import Ops
 from features.realtime import RealtimeState
 from service.background import Background
+from service.local_copy import CopiedStore
 from service.metrics import Metrics
 from service.weight_store import HEADS, Version, WeightStore
 
@@ -68,7 +69,9 @@ class Replica(Background):
         on_reload: Callable[[RealtimeState], None],
     ) -> None:
         """base: sha256 of the base model here; prior: its weights (2, d); on_reload: called under `lock`."""
-        self._store, self._base, self._realtime = store, base, realtime
+        self._store: WeightStore | CopiedStore = store
+        self._base, self._realtime = base, realtime
+        self._announce = store.follow
         self._lock, self._metrics, self._clock, self._on_reload = lock, metrics, clock, on_reload
         self.prior = prior
         self.snapshot = Snapshot(0, 0, prior, None, None)
@@ -76,11 +79,14 @@ class Replica(Background):
         self._held: str | None = None
         self._beat: tuple[int, int, int] | None = None
         self.failing = False
+        self.copied = False
+        """Whether what is served comes from a local copy, not from the store."""
+        self._hash = ""
         self.foreign_base: str | None = None
         super().__init__("replica")
 
     def _run(self) -> None:
-        pause = ANNOUNCED_SECONDS if self._store.follow(self._wake.set) else POLL_SECONDS
+        pause = ANNOUNCED_SECONDS if self._announce(self._wake.set) else POLL_SECONDS
         while not self._stop.is_set():
             self._wake.wait(0.5 if self.failing else pause)
             self._wake.clear()
@@ -102,14 +108,44 @@ class Replica(Background):
         self.failing = False
         return True
 
+    def start_from(self, copy: CopiedStore) -> bool:
+        """Serve what a local copy holds until the store has a version; False where it is damaged (logged)."""
+        store, self._store = self._store, copy
+        try:
+            self._follow()
+        except (StoreError, UnknownVersion, ValueError, OSError) as error:
+            log.error("a local copy is refused", extra={"reason": str(error)})
+            return False
+        finally:
+            self._store = store
+        self.copied = True
+        log.warning("serving a local copy", extra={"version": self.snapshot.version})
+        return True
+
+    def _other_history(self, latest: Version) -> bool:
+        """Whether the store may not be the one that was followed: after a copy, and where it came back without what
+        was served of it. Its changes must then not be applied to what is here."""
+        if self.copied:
+            return True
+        known = self.snapshot.version
+        if not self.failing or not 0 < known <= latest.v:
+            return False
+        try:
+            return self._store.get(known).hash != self._hash
+        except UnknownVersion:
+            return True
+
     def _follow(self) -> None:
         heartbeat = self._store.heartbeat()
         if heartbeat is not None:
             self._beat = (heartbeat.watermark, heartbeat.counters_through, heartbeat.at)
         latest, pinned = self._store.latest(), self._store.pinned()
-        if latest is None or (latest.v == self.snapshot.version and pinned == self._pinned):
+        if latest is None:
             return
-        if latest.v < self.snapshot.version:
+        other = self._other_history(latest)
+        if latest.v == self.snapshot.version and pinned == self._pinned and not other:
+            return
+        if other or latest.v < self.snapshot.version:
             self._reload(latest)
         elif latest.v > self.snapshot.version:
             changes = self._store.changes_since(self.snapshot.version)
@@ -161,7 +197,8 @@ class Replica(Background):
             if joined is not None:
                 self._realtime.apply(joined)
             self.snapshot = fresh
-        self._pinned = pinned
+        self._pinned, self._hash = pinned, latest.hash
+        self.copied = False
         self._metrics.version.set(latest.v)
         self._metrics.hold(self._held, latest.held)
         self._held = latest.held

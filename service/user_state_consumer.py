@@ -53,19 +53,20 @@ class UserStateConsumer(Background):
         catalogue: Catalogue,
         store: CatalogueStore | None,
         encoder: ItemEncoder | None,
-        offsets: tuple[int, int],
+        offsets: tuple[int | None, int],
         lock: threading.Lock,
         metrics: Metrics,
         clock: Callable[[], int],
     ) -> None:
-        """offsets: (users, catalogue) read through so far."""
+        """offsets: (users, catalogue) read through so far; None: the store of user states did not say."""
         self._log, self._schema, self._users, self._catalogue = event_log, schema, users, catalogue
         self._store, self._encoder = store, encoder
-        self._users_from, self._items_from = offsets
+        self._users_from, self._items_from = offsets[0] or 0, offsets[1]
+        self._unasked = offsets[0] is None
         self._lock, self._metrics, self._clock = lock, metrics, clock
         self.progress = Progress()
-        self._position = min(offsets)
-        self.progress.advance(self._position)
+        self._position = self._items_from if self._unasked else min(self._users_from, self._items_from)
+        self.progress.advance(0 if self._unasked else self._position)
         self._through = 0
         self._relieved_at = self._position
         self._deleted: list[tuple[str, str, int]] = []
@@ -102,6 +103,8 @@ class UserStateConsumer(Background):
         """Read and apply one batch; returns how many records there were. Failures are counted and tried again."""
         try:
             began = self._clock()
+            if self._unasked:
+                self._ask()
             records = self._log.read(STREAM, self._position, _BATCH)
             for start in range(0, len(records), _SLICE):
                 with self._lock:
@@ -131,6 +134,12 @@ class UserStateConsumer(Background):
             log.warning("user state is read again")
             self.failing = None
         return len(records)
+
+    def _ask(self) -> None:
+        """Where to begin, of a store of user states that did not answer before. Raises StoreError."""
+        self._users_from = self._users.store.offsets().get(OFFSET, 0)
+        self._position = min(self._users_from, self._items_from)
+        self._unasked = False
 
     def _fail(self, error: ReplError) -> None:
         if not self.failing:
@@ -204,6 +213,8 @@ class UserStateConsumer(Background):
             self._users.put(state)
 
     def _write(self, force: bool) -> None:
+        if self._unasked:  # nothing was read
+            return
         now = self._clock()
         if force or self._users.dirty >= _MANY_DIRTY or now - self._flushed_at >= FLUSH_MS:
             if self._users.dirty or (force and self._position != self._users_from):

@@ -31,8 +31,8 @@ _AT_ONCE = 1_000
 _READ = 2_000
 _GIB = 1 << 30
 _NOW = 1_763_000_000_000
-REPEATS = 0.45
-"""Share of interactions with an item that the user had among her last 50: Online Retail, customers with 50 or more."""
+REPEATS = 0.126
+"""Share of clicks on an item clicked before, among the last 50 of Online Retail's customers with 50 or more."""
 
 
 @contextlib.contextmanager
