@@ -16,7 +16,14 @@ from features.realtime import RealtimeConfig, RealtimeState
 from service.local_copy import KEPT, LocalCopy
 from service.metrics import Metrics
 from service.replica import REALTIME, Replica
-from service.weight_store import Checkpoint, CheckpointWrite, Version, chunk_sha, encode_weights, open_weight_store
+from service.weight_store import (
+    Checkpoint,
+    CheckpointWrite,
+    Version,
+    chunk_sha,
+    encode_weights,
+    open_weight_store,
+)
 from service.weight_store_redis import RedisWeightStore
 from tests.redis_server import RedisServer
 
@@ -111,7 +118,7 @@ def test_a_ranker_starts_with_the_copy_while_the_store_is_down_and_leaves_it_whe
     made.poll()
     assert (made.copied, made.failing, made.snapshot.version) == (True, False, 2), "an empty store has nothing better"
 
-    other = Trainer(learned_anew(server), worth=0.5)  # learned anew, and further than the copy: its changes must not go on top of it
+    other = Trainer(learned_anew(server), worth=0.5)  # further than the copy: its changes must not go on top of it
     for item in (1, 2, 3):
         other.publish(item, checkpoint=item == 2)
     assert made.poll()
