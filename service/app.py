@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import signal
 import socket
@@ -18,12 +17,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from features.errors import ReplError, SettingsError
+from features.errors import ReplError
 from service import http, openapi
 from service.core import Service
 from service.direct import Direct
+from service.listener import bind
 from service.routes import events, health, page, rank, vectors, versions
 from service.settings import Settings
+from service.worker import Worker, share_metrics, this_worker
 
 log = logging.getLogger(__name__)
 
@@ -57,25 +58,6 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; SettingsError with a remedy when the port is taken or the address is not ours."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            hint = f"stop what listens there, or choose another: --port {port + 1}"
-            raise SettingsError(f"port {port} is taken", field="port", value=port, hint=hint) from error
-        raise SettingsError(
-            f"cannot bind {host}:{port}: {error.strerror}", field="host", value=host
-        ) from error
-    listener.listen(1_024)
-    return listener
-
-
 class Server(uvicorn.Server):
     """uvicorn over a socket of ours; ends when loading fails."""
 
@@ -99,9 +81,15 @@ def serve(settings: Settings, ready: Callable[[], None] | None = None) -> None:
     set_up(settings.log_level)
     few_heaps()
     sys.setswitchinterval(SWITCH_SECONDS)
-    listener = bind(settings.host, settings.port)
-    service = Service(settings)
+    worker = this_worker()
+    if worker is not None:
+        listener, ready = begin_worker(worker), worker.tell_ready
+    else:
+        listener = bind(settings.host, settings.port)
+    service = Service(settings, worker=worker)
     service.start(ready, after=give_back)
+    if worker is not None and not worker.early:
+        service.wait_loaded()
     config = uvicorn.Config(
         create_app(service),
         http="httptools",
@@ -121,6 +109,12 @@ def serve(settings: Settings, ready: Callable[[], None] | None = None) -> None:
             service.stop()
             listener.close()
     service.raise_failure()
+
+
+def begin_worker(worker: Worker) -> socket.socket:
+    """Metrics that are shared with the other workers, and the socket that is: call it before a Service is made."""
+    share_metrics(worker)
+    return socket.socket(fileno=worker.listener)
 
 
 @contextmanager

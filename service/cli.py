@@ -36,12 +36,27 @@ def everywhere() -> None:
 
 
 @app.command()
-def serve(data_dir: DataDir = None, config: Config = None, host: Host = None, port: Port = None) -> None:
+def serve(
+    data_dir: DataDir = None,
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that answer on this port [default: 1].")
+    ] = None,
+) -> None:
     """Answer rank, retrieve and event requests over HTTP (the ranker alone, no learning)."""
-    settings = settings_of(data_dir, config, host=host, port=port)
+    settings = settings_of(data_dir, config, host=host, port=port, workers=workers)
+    from service.workers import supervised
+
+    def ready() -> None:
+        note(f"ready on {url_of(settings.host, settings.port)}")
+
+    if supervised(settings, ready):
+        return
     from service.app import serve as serve_app
 
-    serve_app(settings, ready=lambda: note(f"ready on {url_of(settings.host, settings.port)}"))
+    serve_app(settings, ready=ready)
 
 
 @app.command("config")

@@ -17,6 +17,7 @@ from features.realtime import RealtimeConfig
 from service.auth import Auth, load_key
 from service.background import Background
 from service.engine import Engine, close_engine, has_base, load_engine
+from service.following import FollowedEncoder, FollowedReplica
 from service.impressions import Impressions
 from service.intake import Intake
 from service.item_encoder import ItemEncoder
@@ -28,11 +29,13 @@ from service.ranker import Ranker
 from service.replica import REALTIME, Replica
 from service.retriever import Retriever
 from service.settings import Settings
+from service.shared_tables import Publisher
 from service.status import Freshness
 from service.title_index import TitleIndexer
 from service.user_state_consumer import OFFSET, UserStateConsumer
 from service.warm_up import warm_up
 from service.weight_store import WeightStore, open_weight_store
+from service.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -51,36 +54,38 @@ class Running:
         settings, metrics, clock = service.settings, service.metrics, service.clock
         self._log = service.log
         self.engine = engine
-        self.encoder = ItemEncoder(
-            engine.catalogue, engine.vectors, engine.scorer, engine.lock, metrics, engine.waiting
-        )
+        self._follows = service.worker is not None and not service.worker.leads
+        self.replica = self._replica(service)
+        self._encoder: ItemEncoder | None = None
+        if isinstance(self.replica, FollowedReplica):
+            self.encoder: ItemEncoder | FollowedEncoder = FollowedEncoder(self.replica)
+        else:
+            self.encoder = self._encoder = ItemEncoder(
+                engine.catalogue, engine.vectors, engine.scorer, engine.lock, metrics, engine.waiting
+            )
         self.consumer = UserStateConsumer(
             service.log,
             engine.schema,
             engine.users,
             engine.catalogue,
             engine.catalogue_store,
-            self.encoder,
+            self._encoder,
             engine.offsets,
             engine.lock,
             metrics,
             clock,
         )
-        self.replica = Replica(
-            service.store,
-            engine.artifact.sha256,
-            engine.prior,
-            engine.realtime,
-            engine.lock,
-            metrics,
-            clock,
-            engine.use_realtime,
-        )
         self.copies = LocalCopy(settings.data_dir / "local-copy")
-        self.copier = self._copier(service) if settings.weights_url is not None else None
+        self.copier = self._copier(service) if settings.weights_url is not None and not self._follows else None
+        self.publisher = self._publisher(service) if service.worker is not None and not self._follows else None
         self.impressions = Impressions(service.log, settings.served_queue, metrics)
         self.janitor = Janitor(
-            service.log, service.store, lambda: {OFFSET: self.consumer.progress.position}, metrics, clock
+            service.log,
+            service.store,
+            lambda: {OFFSET: self.consumer.progress.position},
+            metrics,
+            clock,
+            tidies=not self._follows,
         )
         self.freshness = Freshness(
             lambda: self.consumer.through,
@@ -100,6 +105,31 @@ class Running:
         )
         self.titles = TitleIndexer(engine.catalogue, engine.lock)
         self.retriever = Retriever(engine, self.ranker, self.titles)
+
+    def _replica(self, service: Service) -> Replica:
+        engine = self.engine
+        if self._follows:
+            data_dir = service.settings.data_dir
+            return FollowedReplica(service.store, engine, data_dir, service.metrics, service.clock)
+        return Replica(
+            service.store,
+            engine.artifact.sha256,
+            engine.prior,
+            engine.realtime,
+            engine.lock,
+            service.metrics,
+            service.clock,
+            engine.use_realtime,
+        )
+
+    def _publisher(self, service: Service) -> Publisher:
+        """For the other workers of this machine."""
+        waiting = self.encoder
+        made = Publisher(
+            service.settings.data_dir, self.engine, self.replica, lambda: waiting.waiting, service.clock
+        )
+        self.replica.changing = made.changing
+        return made
 
     def _copier(self, service: Service) -> Copier:
         """Where the store is another machine's: what it held last is kept here."""
@@ -131,13 +161,18 @@ class Running:
         if self.copier is not None and not self.replica.snapshot.version:
             any(self.replica.start_from(copy) for copy in self.copies.load())
         self.consumer.step()
+        if self.publisher is not None:
+            self.publisher.look()
         for part in self._threads():
             part.start()
 
     def _threads(self) -> list[Background]:
         """In the order in which they start."""
-        found = [self.consumer, self.encoder, self.replica, self.impressions, self.janitor, self.titles]
-        return found if self.copier is None else [*found, self.copier]
+        every = (
+            self.consumer, self._encoder, self.replica, self.impressions, self.janitor, self.titles, self.copier,
+            self.publisher,
+        )  # fmt: skip
+        return [part for part in every if part is not None]
 
     def stop(self) -> None:
         """End the threads and write what waits."""
@@ -155,9 +190,14 @@ class Service:
         *,
         clock: Callable[[], int] = now_ms,
         realtime: RealtimeConfig | None = None,
+        worker: Worker | None = None,
     ) -> None:
-        """Open log and weight store; raises LogError, StoreError, SettingsError."""
+        """Open log and weight store; raises LogError, StoreError, SettingsError.
+
+        worker: the one of several on this machine that this is.
+        """
         self.settings = settings
+        self.worker = worker
         self.clock = clock
         self.metrics = Metrics()
         self.objectives = Objectives(settings.objectives, settings.objective)
@@ -206,6 +246,10 @@ class Service:
         if self._failure is not None:
             raise self._failure
 
+    def wait_loaded(self) -> None:
+        """Wait until loading has ended, well or not."""
+        self._loaded.wait()
+
     def wait(self, seconds: float) -> None:
         """Wait until loaded. Raises what loading raised, NotReady after `seconds`."""
         if not self._loaded.wait(seconds):
@@ -223,7 +267,7 @@ class Service:
                 ready()
             return
         try:
-            running = Running(self, load_engine(self.settings, self.clock, realtime=self._realtime))
+            running = Running(self, load_engine(self.settings, self.clock, realtime=self._realtime, worker=self.worker))
             running.start()
             self._running = running
             warm_up(running, self.objectives, self.clock())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,11 +78,13 @@ class Replica(Background):
         self.snapshot = Snapshot(0, 0, prior, None, None)
         self._pinned: int | None = None
         self._held: str | None = None
-        self._beat: tuple[int, int, int] | None = None
+        self.beat: tuple[int, int, int] | None = None
         self.failing = False
         self.copied = False
         """Whether what is served comes from a local copy, not from the store."""
         self._hash = ""
+        self.changing: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Around each change of counters and snapshot, under the lock (`shared_tables.py`)."""
         self.foreign_base: str | None = None
         super().__init__("replica")
 
@@ -138,7 +141,7 @@ class Replica(Background):
     def _follow(self) -> None:
         heartbeat = self._store.heartbeat()
         if heartbeat is not None:
-            self._beat = (heartbeat.watermark, heartbeat.counters_through, heartbeat.at)
+            self.beat = (heartbeat.watermark, heartbeat.counters_through, heartbeat.at)
         latest, pinned = self._store.latest(), self._store.pinned()
         if latest is None:
             return
@@ -161,7 +164,7 @@ class Replica(Background):
     def _reload(self, latest: Version) -> None:
         """Counters from the newest checkpoint, then every change after it."""
         checkpoint = self._store.latest_checkpoint(latest.v)
-        fresh = RealtimeState(self._realtime.config)
+        fresh = self._realtime.empty()
         since = 0
         if checkpoint is not None:
             fresh.restore(self._store.load_chunks(checkpoint, REALTIME))
@@ -193,7 +196,7 @@ class Replica(Background):
             counters_through=latest.counters_through,
             offsets=latest.offsets,
         )
-        with self._lock:
+        with self._lock, self.changing():
             if joined is not None:
                 self._realtime.apply(joined)
             self.snapshot = fresh
@@ -224,7 +227,7 @@ class Replica(Background):
     @property
     def trainer_silent(self) -> bool:
         """Whether a trainer that once wrote heartbeats has stopped doing so."""
-        return self._beat is not None and self._clock() - self._beat[2] > TRAINER_SILENT_MS
+        return self.beat is not None and self._clock() - self.beat[2] > TRAINER_SILENT_MS
 
     def through(self) -> tuple[int | None, int | None]:
         """(counters, weights): event times (ms) through which each is known; None before a version.
@@ -233,8 +236,8 @@ class Replica(Background):
         """
         snapshot = self.snapshot
         counters, weights = snapshot.counters_through, snapshot.weights_through
-        if self._beat is not None and counters is not None:
-            counters = max(counters, self._beat[1])
+        if self.beat is not None and counters is not None:
+            counters = max(counters, self.beat[1])
             if snapshot.following and weights is not None:
-                weights = max(weights, self._beat[0])
+                weights = max(weights, self.beat[0])
         return counters, weights
