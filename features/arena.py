@@ -19,6 +19,10 @@ class Arena(Protocol):
         """Where the bytes lie now."""
         ...
 
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes can be appended."""
+        ...
+
     def overwrite(self, at: int, data: bytes) -> bool:
         """Put bytes in the place of others of at least their length; False where readers may be at them."""
         ...
@@ -43,6 +47,10 @@ class OwnArena:
         self._data += data
         return at
 
+    def has_room(self, size: int) -> bool:
+        """See Arena: as long as there is memory."""
+        return True
+
     def overwrite(self, at: int, data: bytes) -> bool:
         """See Arena."""
         self._data[at : at + len(data)] = data
@@ -66,11 +74,15 @@ class SharedArena:
     def append(self, data: bytes | memoryview) -> int:
         """See Arena. Raises TooLarge where it is full."""
         at = int(self._used[0])
-        if at + len(data) > len(self._data):
+        if not self.has_room(len(data)):
             raise TooLarge(f"the fields of all items take more than {len(self._data)} bytes", hint="set workers to 1")
         self._data[at : at + len(data)] = bytes(data)
         self._used[0] = at + len(data)
         return at
+
+    def has_room(self, size: int) -> bool:
+        """See Arena."""
+        return int(self._used[0]) + size <= len(self._data)
 
     def overwrite(self, at: int, data: bytes) -> bool:
         """See Arena: never."""

@@ -30,7 +30,8 @@ Rows = npt.NDArray[np.int32]
 
 MAX_CATEGORIES = 65_536
 ITEM_REACH = 4_096
-"""Bytes an item for which shared tables leave room; memory is taken as it is used."""
+LEAST_REACH = 1 << 28
+"""Bytes an item, and in all, for which shared tables leave room; memory is taken as it is used."""
 _HIGHEST_PRICE = 1e30
 """Beyond it a price is none: it would be infinite as an f32 and in every sum."""
 
@@ -80,7 +81,7 @@ class Catalogue(CatalogueChunks):
         pages = self.pages = self._make_pages()
         self._live = Live(pages) if pages.shared else None
         self._index = KeyIndex(n, pages)
-        self._arena: Arena = SharedArena(pages, n * ITEM_REACH) if pages.shared else OwnArena()
+        self._arena: Arena = SharedArena(pages, max(LEAST_REACH, n * ITEM_REACH)) if pages.shared else OwnArena()
         self._garbage = 0
         self._offset = pages.zeros(n, np.int64)
         self._id_length = pages.zeros(n, np.uint16)
@@ -237,7 +238,10 @@ class Catalogue(CatalogueChunks):
         self._category_code[start:end] = codes
 
     def _store(self, row: int, item: bytes, fields: bytes) -> None:
-        size, old, at = len(item) + len(fields), int(self._length[row]), int(self._offset[row])
+        size = len(item) + len(fields)
+        if self._garbage and not self._arena.has_room(size):
+            self._compact()
+        old, at = int(self._length[row]), int(self._offset[row])
         before = Place(row, at, int(self._id_length[row]), old)
         if size <= old and self._arena.overwrite(at, item + fields):
             self._garbage += old - size

@@ -59,9 +59,15 @@ def retrieve(items: Items = MILLION, data_dir: DataDir = None, config: Config = 
 
 
 @app.command()
-def items(items: Items = MILLION, data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+def items(
+    items: Items = MILLION,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Also the memory of up to so many workers.")] = 1,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
     """Start to ready and memory with a large catalogue."""
-    _bench("items", data_dir, config, json, items=items)
+    _bench("items", data_dir, config, json, items=items, workers=workers)
 
 
 @app.command()
