@@ -2,25 +2,30 @@
 
 The socket is one: each worker accepts from it once it is ready, so that a worker that is gone or starting takes no
 request with it. Worker 0 is started first, because the others read its tables.
+
+Workers are forked from this process, which has imported what they need and runs no thread: what is not written is in
+memory once. It loads no model, no table and no setting that a worker does not load anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import select
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
-from features.errors import SettingsError
+from features.errors import InvalidInput, ReplError, SettingsError
+from service.console import note
 from service.listener import bind
 from service.logs import set_up
 from service.processes import _end_with_parent, _why
@@ -43,28 +48,22 @@ class Slot:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
         self.pipe = -1
         self.ready = self.was_ready = False
         self.started = self.due = 0.0
         self.pause = FIRST_PAUSE
 
-    def start(self, listener: socket.socket, metrics: Path) -> None:
-        """Start the same command line as this process's, as a worker."""
+    def start(self, settings: Settings, listener: socket.socket, metrics: Path) -> None:
+        """Fork a worker."""
         self.pipe, told = os.pipe()
         worker = Worker(self.number, listener.fileno(), told, early=self.number == 0 and not self.was_ready)
-        try:
-            self.process = subprocess.Popen(
-                sys.orig_argv,
-                executable=sys.executable,
-                stdin=subprocess.DEVNULL,
-                env=os.environ | worker.to_environment(metrics),
-                pass_fds=(listener.fileno(), told),
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
-            )
-        finally:
-            os.close(told)
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.pipe)
+            _be(worker, settings, metrics, parent)
+        os.close(told)
         self.ready, self.started = False, time.monotonic()
 
     def look(self) -> bool:
@@ -84,15 +83,66 @@ class Slot:
             self.pipe = -1
 
     def ended(self) -> int | None:
-        """Its exit status where it has ended since the last look."""
-        status = None if self.process is None else self.process.poll()
-        if status is not None:
-            self.process, self.ready = None, False
-            self.drop_pipe()
-            lived = time.monotonic() - self.started
-            self.pause = FIRST_PAUSE if lived > STEADY_SECONDS else min(LONGEST_PAUSE, 2 * self.pause)
-            self.due = time.monotonic() + self.pause
-        return status
+        """Its exit status (negative: the signal) where it has ended since the last look."""
+        if not self.pid:
+            return None
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        self.pid, self.ready = 0, False
+        self.drop_pipe()
+        lived = time.monotonic() - self.started
+        self.pause = FIRST_PAUSE if lived > STEADY_SECONDS else min(LONGEST_PAUSE, 2 * self.pause)
+        self.due = time.monotonic() + self.pause
+        return os.waitstatus_to_exitcode(status)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it is there."""
+        if self.pid:
+            os.kill(self.pid, number)
+
+
+def _be(worker: Worker, settings: Settings, metrics: Path, parent: int) -> NoReturn:
+    """A worker, in its own process, to its end. Errors are said as the command line says them."""
+    status = 1
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        _end_with_parent()
+        if os.getppid() != parent:  # it was gone before the line above
+            os._exit(1)
+        os.environ.update(worker.to_environment(metrics))
+        from service.app import serve
+
+        serve(settings)
+        status = 0
+    except ReplError as error:
+        note(f"repl-ranker: {error}")
+        status = 2 if isinstance(error, InvalidInput) else 1
+    except BaseException:
+        log.exception("a worker ended")
+    finally:
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def prepare() -> None:
+    """Import what workers need, once for all of them, and keep it out of their garbage collections."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # as many processes as cores answer: a library's own threads are in the way
+    import service.app
+    from features import hash_window_kernels, key_kernels, user_state_kernels
+
+    assert service.app
+    for kernels in (key_kernels, hash_window_kernels, user_state_kernels):
+        kernels.warm()  # what loads a kernel is 25 MB, once loaded
+    gc.collect()
+    gc.freeze()
+    running = len(list(Path("/proc/self/task").iterdir()))
+    if running > 1:
+        log.warning("a library runs threads: workers are forked without them", extra={"threads": running})
 
 
 class Workers:
@@ -107,6 +157,7 @@ class Workers:
     def run(self) -> int:
         """Watch until told to stop: 0; the exit status of worker 0 where it never became ready."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        prepare()
         shutil.rmtree(self._metrics, ignore_errors=True)
         self._metrics.mkdir(parents=True)
         (folder_of(self._settings.data_dir) / ANNOUNCED).unlink(missing_ok=True)
@@ -141,8 +192,8 @@ class Workers:
                     "a worker ended by itself and is started again",
                     extra={"worker": slot.number, "why": _why(status), "in_seconds": slot.pause},
                 )
-            if slot.process is None and time.monotonic() >= slot.due and (slot is leader or leader.was_ready):
-                slot.start(self._listener, self._metrics)
+            if not slot.pid and time.monotonic() >= slot.due and (slot is leader or leader.was_ready):
+                slot.start(self._settings, self._listener, self._metrics)
         return None
 
     def _forget(self, slot: Slot) -> None:
@@ -151,21 +202,17 @@ class Workers:
             path.unlink(missing_ok=True)
 
     def _end(self) -> None:
-        """SIGTERM to all, SIGKILL to what is left after GRACE_SECONDS. The writer ends last: others read its tables."""
-        running = [slot for slot in reversed(self._slots) if slot.process is not None]
-        for slot in running:
-            with contextlib.suppress(OSError):
-                slot.process.terminate()  # type: ignore[union-attr]
+        """SIGTERM to all, SIGKILL to what is left after GRACE_SECONDS."""
+        for slot in self._slots:
+            slot.signal(signal.SIGTERM)
         until = time.monotonic() + GRACE_SECONDS
-        for slot in running:
-            assert slot.process is not None
-            try:
-                slot.process.wait(max(0.1, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
+        for slot in self._slots:
+            while slot.pid and slot.ended() is None and time.monotonic() < until:
+                time.sleep(0.02)
+            if slot.pid:
                 log.error("a worker did not end and was killed", extra={"worker": slot.number})
-                slot.process.kill()
-                slot.process.wait()
-            slot.drop_pipe()
+                slot.signal(signal.SIGKILL)
+                os.waitpid(slot.pid, 0)
 
 
 def supervised(settings: Settings, ready: Callable[[], None] | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""Tables in shared pages: readers see what the writer published, whole rows only, and outlive a writer that is killed."""
+"""Tables in shared pages: readers see what was published, whole rows only, and outlive a writer that is killed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_reader_has_the_same_catalogue_after_each_follow_and_not_before(
     for turn in range(300):
         name = f"i{rng.integers(0, 120)}"
         op = ("patch", "patch", "replace", "delete")[rng.integers(0, 4)]
-        fields = {"title": f"red {turn} lamp", "price": int(turn), "category": f"c{turn % 7}", "more": "x" * (turn % 50)}
+        fields = {"title": f"red {turn} lamp", "price": turn, "category": f"c{turn % 7}", "more": "x" * (turn % 50)}
         writer.apply(event(name, op, **({} if op == "delete" else fields)))
         if turn % 10 == 0:
             known = len(reader)
