@@ -51,7 +51,7 @@ class KeyIndex:
         self._table: I32
         if pages is None or not pages.shared:
             self._keys = np.zeros(min(_FIRST, capacity), np.uint64)
-            self._table = np.full(2 * _FIRST, -1, np.int32)
+            self._table = np.zeros(2 * _FIRST, np.int32)
         else:
             self._share(pages)
 
@@ -60,9 +60,7 @@ class KeyIndex:
         self._table = pages.zeros(1 << (2 * self.capacity - 1).bit_length(), np.int32)
         self._published = pages.zeros(1, np.int64)
         self._follows = not pages.fresh
-        if pages.fresh:
-            self._table[:] = -1
-        else:
+        if self._follows:
             self.follow()
 
     def publish(self) -> None:
@@ -122,5 +120,5 @@ class KeyIndex:
             self._keys = grown
         if 2 * n > len(self._table):
             size = 1 << (2 * n - 1).bit_length()
-            self._table = np.full(size, -1, np.int32)
+            self._table = np.zeros(size, np.int32)
             rehash(self._table, self._keys, self._n)

@@ -90,7 +90,12 @@ class FollowedReplica(Replica):
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
-            self.poll()
+            try:
+                self.poll()
+            except Exception:  # the thread is all that follows: what is there is served on, and looked at again
+                log.exception("shared tables could not be followed")
+                self.failing = True
+                self._stop.wait(SWITCH_SECONDS)
 
     def poll(self) -> bool:
         """Take what is new; False while the writer says that the store does not answer, or says nothing."""
@@ -141,6 +146,8 @@ class FollowedReplica(Replica):
         """What the writer told last; the caller holds the lock."""
         self._count = self._tables.count
         told = self._tables.told()
+        if told is None:
+            return
         self._tables.state.items.follow()
         self._tables.state.categories.follow()
         self.beat, self.copied, self.foreign_base = told.beat, told.copied, told.foreign_base
@@ -182,6 +189,8 @@ class FollowedUserStates(SharedUserStates):
 
     A state stays in memory until the store holds all that was applied to it here.
     """
+
+    writes = False
 
     def __init__(self, store: FeatureStore, capacity: int, history: int) -> None:
         super().__init__(store, capacity, history)

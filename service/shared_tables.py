@@ -66,12 +66,15 @@ class Tables:
         """How often something was told."""
         return int(self.head.numbers[_TOLD])
 
-    def told(self) -> Told:
-        """What was told last."""
+    def told(self) -> Told | None:
+        """What was told last; None where the writer was killed while it told."""
         data = b""
         for _ in self.head.reading():
             data = self._body[: int(self.head.numbers[_LENGTH])].tobytes()
-        return msgspec.msgpack.decode(data, type=Told) if data else Told()
+        try:
+            return msgspec.msgpack.decode(data, type=Told) if data else Told()
+        except msgspec.DecodeError:
+            return None
 
     @property
     def beat(self) -> int:

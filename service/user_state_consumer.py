@@ -181,13 +181,16 @@ class UserStateConsumer(Background):
                 event = events.from_bytes(record.body)
                 if isinstance(event, events.UserEvent) and event.op == "delete":
                     self._users.delete(actor_key(event.user, None))
-                    self._deleted.append((record.tenant, event.user, offset))
-            self._metrics.consumed.labels(record.kind).inc()
+                    if self._users.writes:
+                        self._deleted.append((record.tenant, event.user, offset))
+            if self._users.writes:
+                self._metrics.consumed.labels(record.kind).inc()
         except ReplError as error:
             if isinstance(error, StoreError | LogError):
                 raise
             self._metrics.failures.labels("event").inc()
-            dead_letter(self._log, OFFSET, offset, error.message, record.body, record.tenant, self._clock())
+            if self._users.writes:
+                dead_letter(self._log, OFFSET, offset, error.message, record.body, record.tenant, self._clock())
             log.error("an event could not be applied", extra={"offset": offset, "reason": error.message})
         self._position = offset + 1
 

@@ -10,7 +10,6 @@ memory once. It loads no model, no table and no setting that a worker does not l
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import select
@@ -134,12 +133,13 @@ def prepare() -> None:
         os.environ.setdefault(name, "1")  # as many processes as cores answer: a library's own threads are in the way
     import service.app
     from features import hash_window_kernels, key_kernels, user_state_kernels
+    from service.memory import few_heaps, give_back
 
+    few_heaps()
     assert service.app
     for kernels in (key_kernels, hash_window_kernels, user_state_kernels):
         kernels.warm()  # what loads a kernel is 25 MB, once loaded
-    gc.collect()
-    gc.freeze()
+    give_back()
     running = len(list(Path("/proc/self/task").iterdir()))
     if running > 1:
         log.warning("a library runs threads: workers are forked without them", extra={"threads": running})
