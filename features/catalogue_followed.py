@@ -6,6 +6,7 @@ and follow the changes that the writer notes.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -16,6 +17,8 @@ from features.catalogue_live import Live, Place
 from features.events import ItemEvent
 from features.schema import Schema
 from features.shared_pages import Pages, SharedPages
+
+_TRIES = 3
 
 
 class FollowedCatalogue(Catalogue):
@@ -92,6 +95,17 @@ class FollowedCatalogue(Catalogue):
     def intern(self, item: str) -> int:
         """Nothing: see `apply`."""
         return int(self.rows([item])[0])
+
+    def ids(self, row: int) -> str:
+        """See Catalogue.ids; empty for the one row that a killed writer left half written."""
+        return self._id_bytes(row).decode("utf-8", "ignore")
+
+    def fields(self, row: int) -> dict[str, Any]:
+        """See Catalogue.fields; none for the one row that a killed writer left half written."""
+        for _ in range(_TRIES):
+            with suppress(orjson.JSONDecodeError):
+                return super().fields(row)
+        return {}
 
     def _id_bytes(self, row: int) -> bytes:
         found = b""

@@ -96,7 +96,7 @@ class Publisher(Background):
         self._data_dir, self._engine, self._replica = data_dir, engine, replica
         self._waiting, self._clock = waiting, clock
         self._tables = Tables(engine.realtime)
-        self._last = b""
+        self._last, self._last_waiting = b"", 0
         self._announced: Announcement | None = None
         super().__init__("publisher")
 
@@ -134,8 +134,6 @@ class Publisher(Background):
         )
         return msgspec.msgpack.encode(told)
 
-    _last_waiting = 0
-
     def look(self) -> None:
         """Once: tell what has changed beside the counters, and where the tables lie where that has."""
         self._last_waiting = self._waiting()
@@ -143,12 +141,10 @@ class Publisher(Background):
             with self._engine.lock, self.changing():
                 pass
         self._tables.beat = self._clock()
-        with self._engine.lock:
-            now = Announcement(
-                self._engine.catalogue.pages.place,  # type: ignore[attr-defined]
-                self._tables.place,
-                str(self._engine.artifact.dir.resolve()),
-            )
+        with self._engine.lock:  # no row is half written
+            pages = self._engine.catalogue.pages
+            assert isinstance(pages, SharedPages)
+            now = Announcement(pages.place, self._tables.place, str(self._engine.artifact.dir.resolve()))
         if now != self._announced and self._tables.state is self._engine.realtime:
             announce(self._data_dir, now)
             self._announced = now

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -202,14 +203,52 @@ with writer._live.writing():
 """
 
 
+RESTLESS = """
+from features.catalogue import Catalogue
+from features.schema import Schema
+from features.shared_pages import SharedPages
+from tests.features.test_shared_pages import MOST, event
+writer = Catalogue(Schema.default(), MOST, SharedPages)
+for turn in range(10**6):
+    writer.apply(event(f"i{turn % 500}", title=f"lamp {turn} " + "x" * (turn % 60)))
+    if turn == 500:
+        print(writer.pages.place, flush=True)
+"""
+
+
+@contextmanager
+def child_of(script: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    child = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    try:
+        yield child.stdout.readline().strip(), child
+    finally:
+        child.kill()
+        child.wait(20)
+        child.stdout.close()
+
+
+def test_every_read_beside_a_writer_that_never_rests_is_whole() -> None:
+    with child_of(RESTLESS) as (where, child):
+        reader = FollowedCatalogue(SCHEMA, MOST, SharedPages(where))
+        reader.follow(MOST)
+        until, seen = time.monotonic() + 1.5, set()
+        while time.monotonic() < until:
+            row = len(seen) % 500
+            title = reader.fields(row)["title"]
+            turn = int(title.split()[1])
+            assert (turn % 500, title) == (row, f"lamp {turn} " + "x" * (turn % 60))
+            assert reader.ids(row) == f"i{row}"
+            seen.add(turn)
+        assert child.poll() is None
+        assert len(seen) > 100
+        assert not reader.live.torn, "a writer that is busy is not taken for dead"
+
+
 @pytest.fixture
 def killed() -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    child = subprocess.Popen([sys.executable, "-c", CHILD], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    yield child.stdout.readline().strip(), child
-    child.kill()
-    child.wait(20)
-    child.stdout.close()
+    with child_of(CHILD) as found:
+        yield found
 
 
 def test_a_writer_killed_in_the_middle_leaves_readers_what_there_was(killed: tuple[str, subprocess.Popen[str]]) -> None:
