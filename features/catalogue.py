@@ -9,24 +9,29 @@ as JSON, the key index. One writer; readers beside it see a row before or after 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
+from features.arena import Arena, OwnArena, SharedArena
 from features.catalogue_chunks import CatalogueChunks
 from features.catalogue_filter import FilterColumns
+from features.catalogue_live import Live, Place
 from features.catalogue_text import Postings
 from features.events import ItemEvent
 from features.keys import KeyIndex, item_key, text_key
-from features.pages import zeros
 from features.schema import Schema
+from features.shared_pages import OwnPages, Pages
 
 Rows = npt.NDArray[np.int32]
 
 MAX_CATEGORIES = 65_536
+ITEM_REACH = 4_096
+LEAST_REACH = 1 << 28
+"""Bytes an item, and in all, for which shared tables leave room; memory is taken as it is used."""
 _HIGHEST_PRICE = 1e30
 """Beyond it a price is none: it would be infinite as an f32 and in every sum."""
 
@@ -55,7 +60,11 @@ def _text(value: Any) -> str | None:
 class Catalogue(CatalogueChunks):
     """Rows of at most `max_items` items. See the module's docstring; chunks: `features/chunked.py`."""
 
-    def __init__(self, schema: Schema, max_items: int = 2_000_000) -> None:
+    def __init__(
+        self, schema: Schema, max_items: int = 2_000_000, make_pages: Callable[[], Pages] = OwnPages
+    ) -> None:
+        """make_pages: where the tables lie; shared ones are read by other processes (`catalogue_live.py`)."""
+        self._make_pages = make_pages
         self.schema = schema
         self.max_items = max_items
         self.version = 0
@@ -69,20 +78,22 @@ class Catalogue(CatalogueChunks):
     def _allocate(self) -> None:
         n = self.max_items
         self.epoch += 1
-        self._index = KeyIndex(n)
-        self._arena = bytearray()
+        pages = self.pages = self._make_pages()
+        self._live = Live(pages) if pages.shared else None
+        self._index = KeyIndex(n, pages)
+        self._arena: Arena = SharedArena(pages, max(LEAST_REACH, n * ITEM_REACH)) if pages.shared else OwnArena()
         self._garbage = 0
-        self._offset = zeros(n, np.int64)
-        self._id_length = zeros(n, np.uint16)
-        self._length = zeros(n, np.uint32)
-        self._category = zeros(n, np.uint64)
-        self.category_index = KeyIndex(MAX_CATEGORIES)
-        self._category_code = zeros(n, np.int32)
-        self._brand = zeros(n, np.uint64)
-        self._price = zeros(n, np.float32)
-        self._available = zeros(n, bool)
-        self._deleted = zeros(n, bool)
-        self._numeric = zeros((n, len(self._defaults)), np.float32)
+        self._offset = pages.zeros(n, np.int64)
+        self._id_length = pages.zeros(n, np.uint16)
+        self._length = pages.zeros(n, np.uint32)
+        self._category = pages.zeros(n, np.uint64)
+        self.category_index = KeyIndex(MAX_CATEGORIES, pages)
+        self._category_code = pages.zeros(n, np.int32)
+        self._brand = pages.zeros(n, np.uint64)
+        self._price = pages.zeros(n, np.float32)
+        self._available = pages.zeros(n, bool)
+        self._deleted = pages.zeros(n, bool)
+        self._numeric = pages.zeros((n, len(self._defaults)), np.float32)
         self._changed: set[int] = set()
         self._postings: Postings | None = None
         self._indexed = 0
@@ -165,9 +176,23 @@ class Catalogue(CatalogueChunks):
         self._changed.add(row)
         self._mark_dirty(row)
         self.version += 1
+        self._publish()
+
+    def _publish(self) -> None:
+        """Let other processes see the rows there are now."""
+        if self._live is not None:
+            self._index.publish()
+            self.category_index.publish()
+            self._live.version = self.version
 
     def apply(self, event: ItemEvent) -> int:
         """Take an item event (patch, replace or delete); returns the row, −1 where the catalogue is full."""
+        if self._live is None:
+            return self._apply(event)
+        with self._live.writing():
+            return self._apply(event)
+
+    def _apply(self, event: ItemEvent) -> int:
         row, is_new = self._row_of(event.item)
         if row < 0:
             return row
@@ -213,26 +238,41 @@ class Catalogue(CatalogueChunks):
         self._category_code[start:end] = codes
 
     def _store(self, row: int, item: bytes, fields: bytes) -> None:
-        size, old = len(item) + len(fields), int(self._length[row])
-        if size <= old:
-            at = int(self._offset[row])
-            self._arena[at : at + size] = item + fields
+        size = len(item) + len(fields)
+        if self._garbage and not self._arena.has_room(size):
+            self._compact()
+        old, at = int(self._length[row]), int(self._offset[row])
+        before = Place(row, at, int(self._id_length[row]), old)
+        if size <= old and self._arena.overwrite(at, item + fields):
             self._garbage += old - size
         else:
             self._garbage += old
-            self._offset[row] = len(self._arena)
-            self._arena += item + fields
+            self._offset[row] = at = self._arena.append(item + fields)
         self._id_length[row], self._length[row] = len(item), size
+        if self._live is not None:
+            self._live.note(before, Place(row, at, len(item), size))
         if self._garbage > max(16 << 20, len(self._arena) // 2):
             self._compact()
 
     def _compact(self) -> None:
-        arena = bytearray()
+        """Write ids and fields anew without the gaps; shared tables all anew, as others are reading the old ones."""
+        if self._live is not None:
+            self._renew()
+            return
+        arena = OwnArena()
         for row in range(len(self)):
-            at, size = int(self._offset[row]), int(self._length[row])
-            self._offset[row] = len(arena)
-            arena += self._arena[at : at + size]
+            self._offset[row] = arena.append(self._arena.read(int(self._offset[row]), int(self._length[row])))
         self._arena, self._garbage = arena, 0
+
+    def _renew(self) -> None:
+        """The same rows in new pages; what was changed and not yet stored stays so."""
+        everything = {f"rows/{k}": self._chunk(k) for k in range(self._chunks())}
+        kept = ("_changed", "_postings", "_indexed", "_filters", "_dirty", "_digests")
+        before = {name: getattr(self, name) for name in kept}
+        self.restore(everything)
+        self.version -= 1
+        for name, value in before.items():
+            setattr(self, name, value)
 
     def rows(self, ids: Sequence[str]) -> Rows:
         """Rows i32[n] of item ids; −1 where unknown."""
@@ -244,14 +284,19 @@ class Catalogue(CatalogueChunks):
 
     def ids(self, row: int) -> str:
         """The id of a row."""
-        at = int(self._offset[row])
-        return self._arena[at : at + int(self._id_length[row])].decode()
+        return self._id_bytes(row).decode()
+
+    def _id_bytes(self, row: int) -> bytes:
+        return self._arena.read(int(self._offset[row]), int(self._id_length[row]))
+
+    def _field_bytes(self, row: int) -> bytes:
+        at, skip = int(self._offset[row]), int(self._id_length[row])
+        return self._arena.read(at + skip, int(self._length[row]) - skip)
 
     def fields(self, row: int) -> dict[str, Any]:
         """The fields of a row, a dict of its own; empty where none were given."""
-        at = int(self._offset[row])
-        data = self._arena[at + int(self._id_length[row]) : at + int(self._length[row])]
-        found: dict[str, Any] = orjson.loads(data)
+        data = self._field_bytes(row)
+        found: dict[str, Any] = orjson.loads(data) if data else {}
         return found
 
     def title(self, row: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.arena import Arena
 from features.keys import KeyIndex
 
 ROWS_A_CHUNK = 1_024
@@ -24,7 +25,7 @@ class CatalogueChunks:
     max_items: int
     version: int
     _index: KeyIndex
-    _arena: bytearray
+    _arena: Arena
     _offset: npt.NDArray[np.int64]
     _id_length: npt.NDArray[np.uint16]
     _length: npt.NDArray[np.uint32]
@@ -88,7 +89,7 @@ class CatalogueChunks:
         parts += [column[start:end].tobytes() for column in self._columns()]
         for row in range(start, end):
             at = int(self._offset[row])
-            parts.append(bytes(self._arena[at : at + int(self._length[row])]))
+            parts.append(self._arena.read(at, int(self._length[row])))
         return b"".join(parts)
 
     def restore(self, chunks: Mapping[str, bytes]) -> None:
@@ -103,6 +104,10 @@ class CatalogueChunks:
             self._restore_chunk(chunks[f"rows/{k}"])
         self.version += 1
         self.mark_clean()
+        self._publish()
+
+    def _publish(self) -> None:
+        raise NotImplementedError
 
     def _restore_chunk(self, data: bytes) -> None:
         start, n, version = (int.from_bytes(data[at : at + 4], "little") for at in (0, 4, 8))
@@ -121,4 +126,4 @@ class CatalogueChunks:
         self._number_categories(start, start + n)
         ends = np.cumsum(self._length[start : start + n].astype(np.int64))
         self._offset[start : start + n] = len(self._arena) + ends - self._length[start : start + n]
-        self._arena += memoryview(data)[at:]
+        self._arena.append(memoryview(data)[at:])

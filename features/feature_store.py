@@ -64,6 +64,8 @@ class _Places(Protocol):
     def user_state_ttl_days(self) -> float: ...
     @property
     def redis_timeout_ms(self) -> int: ...
+    @property
+    def max_items(self) -> int: ...
 
 
 def open_feature_store(settings: _Places) -> FeatureStore:
@@ -84,6 +86,7 @@ def open_feature_store(settings: _Places) -> FeatureStore:
         settings.history,
         ttl_days=settings.user_state_ttl_days,
         timeout_ms=settings.redis_timeout_ms,
+        max_items=settings.max_items,
     )
 
 

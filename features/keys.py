@@ -11,6 +11,7 @@ import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from features.key_kernels import get_many, intern_many, intern_one, rehash
+from features.shared_pages import Pages
 
 U64 = npt.NDArray[np.uint64]
 I32 = npt.NDArray[np.int32]
@@ -37,15 +38,44 @@ def actor_key(user: str | None, session: str | None) -> int:
 class KeyIndex:
     """u64 keys → i32 slots 0, 1, 2 … in order of first interning; at most `capacity`, grown by doubling.
 
-    `refused` counts the look-ups that would have needed a slot beyond the capacity. ≤ 20 bytes a key.
+    `refused` counts the look-ups that would have needed a slot beyond the capacity. ≤ 20 bytes a key. In shared pages
+    it has room for all from the start, and who reads it there knows as many keys as at the last `follow`.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, pages: Pages | None = None) -> None:
         self.capacity = capacity
         self.refused = 0
         self._n = 0
-        self._keys: U64 = np.zeros(min(_FIRST, capacity), np.uint64)
-        self._table: I32 = np.full(2 * _FIRST, -1, np.int32)
+        self._follows = False
+        self._keys: U64
+        self._table: I32
+        if pages is None or not pages.shared:
+            self._keys = np.zeros(min(_FIRST, capacity), np.uint64)
+            self._table = np.zeros(2 * _FIRST, np.int32)
+        else:
+            self._share(pages)
+
+    def _share(self, pages: Pages) -> None:
+        self._keys = pages.zeros(self.capacity, np.uint64)
+        self._table = pages.zeros(1 << (2 * self.capacity - 1).bit_length(), np.int32)
+        self._published = pages.zeros(1, np.int64)
+        self._follows = not pages.fresh
+        if self._follows:
+            self.follow()
+
+    def publish(self) -> None:
+        """In shared pages: let others see the keys there are now."""
+        self._published[0] = self._n
+
+    @property
+    def published(self) -> int:
+        """In shared pages: how many keys others see."""
+        return int(self._published[0])
+
+    def follow(self, most: int | None = None) -> None:
+        """In another process's pages: see what it has published, up to `most` keys."""
+        published = int(self._published[0])
+        self._n = published if most is None else min(published, most)
 
     def __len__(self) -> int:
         return self._n
@@ -59,6 +89,8 @@ class KeyIndex:
         """i32[n]: slot of each key, -1 where it was never interned."""
         out = np.empty(len(keys), np.int32)
         get_many(self._table, self._keys, np.ascontiguousarray(keys, np.uint64), out)
+        if self._follows:
+            out[out >= self._n] = -1
         return out
 
     def intern_many(self, keys: U64) -> I32:
@@ -88,5 +120,5 @@ class KeyIndex:
             self._keys = grown
         if 2 * n > len(self._table):
             size = 1 << (2 * n - 1).bit_length()
-            self._table = np.full(size, -1, np.int32)
+            self._table = np.zeros(size, np.int32)
             rehash(self._table, self._keys, self._n)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,6 @@ import numpy.typing as npt
 from features.covisitation_kernels import deflate
 from features.keys import KeyIndex
 from features.ops import IMPRESSION, Ops, OpsBuilder
-from features.pages import zeros
 from features.realtime_chunks import ITEMS_A_CHUNK, LISTS_A_CHUNK, RealtimeChunks
 from features.realtime_hash_kernels import (
     BASE_TIME,
@@ -33,6 +33,7 @@ from features.realtime_hash_kernels import (
     count_new,
 )
 from features.realtime_kernels import POSITION_BUCKETS, STREAMS, apply_ops
+from features.shared_pages import OwnPages, Pages
 
 __all__ = ["IMPRESSION", "WINDOWS_MS", "Ops", "OpsBuilder", "RealtimeConfig", "RealtimeState"]
 
@@ -64,7 +65,11 @@ class RealtimeConfig:
 class RealtimeState(RealtimeChunks):
     """Counters and co-visitation, driven by `apply`. Reading beside a writer needs `lock`."""
 
-    def __init__(self, config: RealtimeConfig | None = None) -> None:
+    def __init__(
+        self, config: RealtimeConfig | None = None, make_pages: Callable[[], Pages] = OwnPages
+    ) -> None:
+        """make_pages: where the tables lie; a state over pages of another process is only read."""
+        self._make_pages = make_pages
         self.config = config or RealtimeConfig()
         self.lock = threading.Lock()
         self.epoch = 0
@@ -77,26 +82,33 @@ class RealtimeState(RealtimeChunks):
         self.windows = np.array(WINDOWS_MS)
         self.taus = np.array(c.taus_ms)
         self.gains = np.array(c.gains)
-        self.items = KeyIndex(c.max_items)
-        self.categories = KeyIndex(c.max_categories)
-        self.item_counts = zeros((c.max_items, width), np.float32)
-        self.item_last = zeros(c.max_items, np.int64)
-        self.degree = zeros((c.max_items, taus), np.float32)
-        self.degree_total = np.zeros(taus)
-        self.lists = zeros(c.max_items, np.int32)
-        self.category_counts = zeros((c.max_categories, width), np.float32)
-        self.category_last = zeros(c.max_categories, np.int64)
-        self.list_slots = zeros((c.max_lists, c.neighbours), np.int32)
-        self.list_len = zeros(c.max_lists, np.int32)
-        self.list_weights = zeros((c.max_lists, c.neighbours, taus), np.float32)
-        self._owner_of = zeros(c.max_lists, np.int32)
-        self.totals = np.zeros((1, width), np.float32)
-        self.totals_last = np.full(1, NEVER, np.int64)
-        self.shown = np.zeros((2, POSITION_BUCKETS))
-        self.clicked = np.zeros((2, POSITION_BUCKETS))
-        self.scalars = np.zeros(SCALARS, np.int64)
-        self.scalars[BASE_TIME] = self.scalars[LATEST] = NEVER
+        pages = self.pages = self._make_pages()
+        self.items = KeyIndex(c.max_items, pages)
+        self.categories = KeyIndex(c.max_categories, pages)
+        self.item_counts = pages.zeros((c.max_items, width), np.float32)
+        self.item_last = pages.zeros(c.max_items, np.int64)
+        self.degree = pages.zeros((c.max_items, taus), np.float32)
+        self.degree_total = pages.zeros(taus, np.float64)
+        self.lists = pages.zeros(c.max_items, np.int32)
+        self.category_counts = pages.zeros((c.max_categories, width), np.float32)
+        self.category_last = pages.zeros(c.max_categories, np.int64)
+        self.list_slots = pages.zeros((c.max_lists, c.neighbours), np.int32)
+        self.list_len = pages.zeros(c.max_lists, np.int32)
+        self.list_weights = pages.zeros((c.max_lists, c.neighbours, taus), np.float32)
+        self._owner_of = pages.zeros(c.max_lists, np.int32)
+        self.totals = pages.zeros((1, width), np.float32)
+        self.totals_last = pages.zeros(1, np.int64)
+        self.shown = pages.zeros((2, POSITION_BUCKETS), np.float64)
+        self.clicked = pages.zeros((2, POSITION_BUCKETS), np.float64)
+        self.scalars = pages.zeros(SCALARS, np.int64)
+        if pages.fresh:
+            self.totals_last[:] = NEVER
+            self.scalars[BASE_TIME] = self.scalars[LATEST] = NEVER
         self._reset_chunks()
+
+    def empty(self) -> RealtimeState:
+        """One of the same kind, without content."""
+        return RealtimeState(self.config, self._make_pages)
 
     @property
     def latest(self) -> int | None:

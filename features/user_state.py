@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.records import PLACE_BITS
+from features.user_state_bytes import Columns, pack, unpack
 
 HISTORY = 256
 """Interactions kept an actor where no setting says otherwise."""
@@ -23,7 +24,7 @@ RECENTS = 20
 
 _SLACK = 64
 _HEADER = struct.Struct("<BQqI")
-_FORMAT = 1
+_FORMER = 1
 
 
 class Recents(NamedTuple):
@@ -138,28 +139,41 @@ class UserState:
         self._items, self._times, self._kinds = items.copy(), times.copy(), kinds.copy()
         self._lo, self._n = 0, len(items)
 
+    def columns(self, *, keyed: bool) -> Columns:
+        """What is stored of it; keyed: with the actor's key, where the store does not keep that elsewhere."""
+        return Columns(self.offset, self.items, self.times, self.kinds, self.key if keyed else None)
+
     def encode(self) -> bytes:
-        """Header of 21 bytes (format, key, offset, count), then 17 bytes an interaction, column by column."""
-        head = _HEADER.pack(_FORMAT, self.key, self.offset, self._n)
-        return b"".join((head, self.items.tobytes(), self.times.tobytes(), self.kinds.tobytes()))
+        """Format 2 (`features/user_state_bytes.py`) with the actor's key and the items' keys."""
+        return pack(self.columns(keyed=True))
+
+    @classmethod
+    def of(cls, key: int, columns: Columns, limit: int = HISTORY) -> UserState:
+        """The state of an actor from what was stored; a history longer than `limit` loses its oldest part."""
+        state = cls(key, limit)
+        state.offset = columns.offset
+        keep = slice(max(0, len(columns.items) - limit), None)
+        state._fill(columns.items[keep], columns.times[keep], columns.kinds[keep])
+        return state
 
     @classmethod
     def decode(cls, data: bytes, limit: int = HISTORY) -> UserState:
-        """Undo `encode`; a history longer than `limit` loses its oldest part. Raises ValueError on other
-        formats.
-        """
+        """Undo `encode`, of this format and the one before. Raises ValueError on others."""
+        if data[:1] == bytes((_FORMER,)):
+            return cls._decode_former(data, limit)
+        columns = unpack(data)
+        if columns.key is None:
+            raise ValueError(f"user state of {len(data)} bytes cannot be read: it says not whose it is")
+        return cls.of(columns.key, columns, limit)
+
+    @classmethod
+    def _decode_former(cls, data: bytes, limit: int) -> UserState:
+        """Format 1: a header of 21 bytes, then 17 bytes an interaction, column by column."""
         if len(data) < _HEADER.size:
             raise ValueError(f"user state of {len(data)} bytes cannot be read")
-        version, key, offset, n = _HEADER.unpack_from(data)
-        if version != _FORMAT or len(data) != _HEADER.size + 17 * n:
-            raise ValueError(f"user state of format {version} with {len(data)} bytes cannot be read")
-        state = cls(key, limit)
-        state.offset = offset
+        _, key, offset, n = _HEADER.unpack_from(data)
         at = _HEADER.size
-        keep = slice(max(0, n - limit), n)
-        state._fill(
-            np.frombuffer(data, "<u8", n, at)[keep],
-            np.frombuffer(data, "<i8", n, at + 8 * n)[keep],
-            np.frombuffer(data, "u1", n, at + 16 * n)[keep],
-        )
-        return state
+        if len(data) != at + 17 * n:
+            raise ValueError(f"user state of format {_FORMER} with {len(data)} bytes cannot be read")
+        items, times = np.frombuffer(data, "<u8", n, at), np.frombuffer(data, "<i8", n, at + 8 * n)
+        return cls.of(key, Columns(offset, items, times, np.frombuffer(data, "u1", n, at + 16 * n)), limit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import signal
 import socket
@@ -17,15 +16,16 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from features.errors import SettingsError
 from service import http, openapi
 from service.core import Service
 from service.direct import Direct
 from service.front import create_front
+from service.listener import bind
 from service.routes import events, health, mode, page, rank, vectors, versions
 from service.settings import Settings
 from service.tenants import Tenants
 from service.tls import tls_options
+from service.worker import Worker, share_metrics, this_worker
 
 log = logging.getLogger(__name__)
 
@@ -64,25 +64,6 @@ def application(service: Service | Tenants) -> ASGIApp:
     return create_front(service, {name: create_app(part) for name, part in service.services.items()})
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; SettingsError with a remedy when the port is taken or the address is not ours."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            hint = f"stop what listens there, or choose another: --port {port + 1}"
-            raise SettingsError(f"port {port} is taken", field="port", value=port, hint=hint) from error
-        raise SettingsError(
-            f"cannot bind {host}:{port}: {error.strerror}", field="host", value=host
-        ) from error
-    listener.listen(1_024)
-    return listener
-
-
 class Server(uvicorn.Server):
     """uvicorn over a socket of ours; ends when loading fails, and after SIGTERM lets its callers leave first."""
 
@@ -119,9 +100,15 @@ def serve(settings: Settings, ready: Callable[[], None] | None = None) -> None:
     few_heaps()
     sys.setswitchinterval(SWITCH_SECONDS)
     tls = tls_options(settings)
-    listener = bind(settings.host, settings.port)
-    service = Tenants(settings) if settings.tenants else Service(settings)
+    worker = this_worker()
+    if worker is not None:
+        listener, ready = begin_worker(worker), worker.tell_ready
+    else:
+        listener = bind(settings.host, settings.port)
+    service = Tenants(settings) if settings.tenants else Service(settings, worker=worker)
     service.start(ready, after=give_back)
+    if isinstance(service, Service) and worker is not None and not worker.early:
+        service.wait_loaded()
     config = uvicorn.Config(
         application(service),
         http="httptools",
@@ -142,6 +129,12 @@ def serve(settings: Settings, ready: Callable[[], None] | None = None) -> None:
             service.stop()
             listener.close()
     service.raise_failure()
+
+
+def begin_worker(worker: Worker) -> socket.socket:
+    """Metrics that are shared with the other workers, and the socket that is: call it before a Service is made."""
+    share_metrics(worker)
+    return socket.socket(fileno=worker.listener)
 
 
 @contextmanager

@@ -40,13 +40,29 @@ def everywhere() -> None:
 
 
 @app.command()
-def serve(data_dir: DataDir = None, config: Config = None, host: Host = None, port: Port = None) -> None:
+def serve(
+    data_dir: DataDir = None,
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that answer on this port [default: 1].")
+    ] = None,
+) -> None:
     """Answer rank, retrieve and event requests over HTTP (the ranker alone, no learning)."""
-    settings = all_settings_of(data_dir, config, host=host, port=port)
-    from service.app import serve as serve_app
+    settings = all_settings_of(data_dir, config, host=host, port=port, workers=workers)
+    from service.workers import supervised
 
     url = url_of(settings.host, settings.port, tls=settings.tls_cert is not None)
-    serve_app(settings, ready=lambda: note(f"ready on {url}"))
+
+    def ready() -> None:
+        note(f"ready on {url}")
+
+    if supervised(settings, ready):
+        return
+    from service.app import serve as serve_app
+
+    serve_app(settings, ready=ready)
 
 
 @app.command("config")

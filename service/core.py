@@ -18,26 +18,31 @@ from features.records import partitions_in
 from service import logs
 from service.arm_weights import ArmWeights
 from service.auth import Auth, open_auth
+from service.background import Background
 from service.drain import Drain
 from service.engine import Engine, close_engine, has_base, load_engine
 from service.experiments import Experiments
+from service.following import FollowedEncoder, FollowedReplica
 from service.impressions import Impressions
 from service.intake import Intake
 from service.item_encoder import ItemEncoder
 from service.janitor import Janitor
 from service.limits import Limits
+from service.local_copy import Copier, LocalCopy
 from service.metrics import Metrics
 from service.objectives import Objectives
 from service.ranker import Ranker
-from service.replica import Replica
+from service.replica import REALTIME, Replica
 from service.retriever import Retriever
 from service.settings import Settings
+from service.shared_tables import Publisher
 from service.status import Freshness
 from service.timed_store import timed
 from service.title_index import TitleIndexer
 from service.user_state_consumer import STREAM, UserStateConsumer, ids_seen
 from service.warm_up import warm_up
 from service.weight_store import WeightStore, open_weight_store
+from service.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -57,38 +62,41 @@ class Running:
         self._log = service.log
         self.engine = engine
         engine.users.store = timed(engine.users.store, metrics.store_seconds)
-        self.encoder = ItemEncoder(
-            engine.catalogue, engine.vectors, engine.scorer, engine.lock, metrics, engine.waiting
-        )
+        self._follows = service.worker is not None and not service.worker.leads
+        self.experiments = Experiments(settings.experiments)
+        self.arms = ArmWeights(self.experiments.versions, clock)
+        self.replica = self._replica(service)
+        self._encoder: ItemEncoder | None = None
+        if isinstance(self.replica, FollowedReplica):
+            self.encoder: ItemEncoder | FollowedEncoder = FollowedEncoder(self.replica)
+        else:
+            self.encoder = self._encoder = ItemEncoder(
+                engine.catalogue, engine.vectors, engine.scorer, engine.lock, metrics, engine.waiting
+            )
         self.consumer = UserStateConsumer(
             service.log,
             engine.schema,
             engine.users,
             engine.catalogue,
             engine.catalogue_store,
-            self.encoder,
+            self._encoder,
             engine.offsets,
             engine.lock,
             metrics,
             clock,
             ids_seen(service.log, settings),
         )
-        experiments = Experiments(settings.experiments)
-        self.arms = ArmWeights(experiments.versions, clock)
-        self.replica = Replica(
-            service.store,
-            engine.artifact.sha256,
-            engine.prior,
-            engine.realtime,
-            engine.lock,
-            metrics,
-            clock,
-            engine.use_realtime,
-            self.arms,
-        )
+        self.copies = LocalCopy(settings.data_dir / "local-copy")
+        self.copier = self._copier(service) if settings.weights_url is not None and not self._follows else None
+        self.publisher = self._publisher(service) if service.worker is not None and not self._follows else None
         self.impressions = Impressions(service.log, settings.served_queue, metrics)
         self.janitor = Janitor(
-            service.log, service.store, lambda: self.consumer.progress.positions, metrics, clock
+            service.log,
+            service.store,
+            lambda: self.consumer.progress.positions,
+            metrics,
+            clock,
+            tidies=not self._follows,
         )
         self.freshness = Freshness(
             lambda: self.consumer.through,
@@ -105,11 +113,47 @@ class Running:
             metrics,
             log_items=settings.log_items,
             tenant=settings.tenant,
-            experiments=experiments,
+            experiments=self.experiments,
         )
-        self.experiments = experiments
         self.titles = TitleIndexer(engine.catalogue, engine.lock)
         self.retriever = Retriever(engine, self.ranker, self.titles)
+
+    def _replica(self, service: Service) -> Replica:
+        engine = self.engine
+        if self._follows:
+            data_dir = service.settings.data_dir
+            return FollowedReplica(service.store, engine, data_dir, service.metrics, service.clock, self.arms)
+        return Replica(
+            service.store,
+            engine.artifact.sha256,
+            engine.prior,
+            engine.realtime,
+            engine.lock,
+            service.metrics,
+            service.clock,
+            engine.use_realtime,
+            self.arms,
+        )
+
+    def _publisher(self, service: Service) -> Publisher:
+        """For the other workers of this machine."""
+        waiting = self.encoder
+        made = Publisher(
+            service.settings.data_dir, self.engine, self.replica, lambda: waiting.waiting, service.clock
+        )
+        self.replica.changing = made.changing
+        return made
+
+    def _copier(self, service: Service) -> Copier:
+        """Where the store is another machine's: what it held last is kept here."""
+        replica = self.replica
+        return Copier(
+            self.copies,
+            service.store,
+            lambda: 0 if replica.failing or replica.copied else replica.snapshot.version,
+            REALTIME,
+            service.metrics,
+        )
 
     def failing(self) -> str | None:
         """The neighbour that does not answer, if any: log, state."""
@@ -128,13 +172,25 @@ class Running:
         """Start the threads. Before this returns weights and counters are those of the store, and user state has
         begun to follow the log: an answer's ages are known from the first one on."""
         self.replica.poll()
+        if self.copier is not None and not self.replica.snapshot.version:
+            any(self.replica.start_from(copy) for copy in self.copies.load())
         self.consumer.step()
-        for part in (self.consumer, self.encoder, self.replica, self.impressions, self.janitor, self.titles):
+        if self.publisher is not None:
+            self.publisher.look()
+        for part in self._threads():
             part.start()
+
+    def _threads(self) -> list[Background]:
+        """In the order in which they start."""
+        every = (
+            self.consumer, self._encoder, self.replica, self.impressions, self.janitor, self.titles, self.copier,
+            self.publisher,
+        )  # fmt: skip
+        return [part for part in every if part is not None]
 
     def stop(self) -> None:
         """End the threads and write what waits."""
-        for part in (self.titles, self.janitor, self.impressions, self.replica, self.encoder, self.consumer):
+        for part in reversed(self._threads()):
             part.stop()
         close_engine(self.engine)
 
@@ -149,12 +205,15 @@ class Service:
         clock: Callable[[], int] = now_ms,
         realtime: RealtimeConfig | None = None,
         shared: tuple[Auth, Drain] | None = None,
+        worker: Worker | None = None,
     ) -> None:
         """Open log and weight store; raises LogError, StoreError, SettingsError.
 
-        shared: what the tenants of one process have in common (service/tenants.py), whose owner starts and stops it.
+        shared: what the tenants of one process have in common (service/tenants.py), whose owner starts and stops it;
+        worker: the one of several on this machine that this is.
         """
         self.settings = settings
+        self.worker = worker
         self.clock = clock
         self.metrics = Metrics()
         self.objectives = Objectives(settings.objectives, settings.objective)
@@ -207,6 +266,10 @@ class Service:
         if self._failure is not None:
             raise self._failure
 
+    def wait_loaded(self) -> None:
+        """Wait until loading has ended, well or not."""
+        self._loaded.wait()
+
     def wait(self, seconds: float) -> None:
         """Wait until loaded. Raises what loading raised, NotReady after `seconds`."""
         if not self._loaded.wait(seconds):
@@ -226,7 +289,7 @@ class Service:
                 ready()
             return
         try:
-            running = Running(self, load_engine(self.settings, self.clock, realtime=self._realtime))
+            running = Running(self, load_engine(self.settings, self.clock, realtime=self._realtime, worker=self.worker))
             running.start()
             self._running = running
             warm_up(running, self.objectives, self.clock())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ import numpy.typing as npt
 
 from features.assembler import Assembler, ZLayout
 from features.catalogue import Catalogue
+from features.catalogue_followed import FollowedCatalogue
 from features.errors import ArtifactError, StoreError
-from features.feature_store import open_feature_store
+from features.feature_store import FeatureStore, open_feature_store
 from features.realtime import RealtimeConfig, RealtimeState
 from features.records import Offsets
 from features.schema import Schema
+from features.shared_pages import OwnPages, Pages, SharedPages
 from service.artifact import Artifact, find_base, load_artifact
 from service.catalogue_store import CatalogueStore
 from service.item_vectors import ItemVectors
@@ -33,11 +35,17 @@ from service.scorer import ItemInput, Scorer
 from service.settings import Settings
 from service.shared_users import SharedUserStates
 from service.user_vectors import SideVectors
+from service.worker import Worker
 
 log = logging.getLogger(__name__)
 
 SAMPLE = Path(__file__).parent.parent / "deploy" / "sample" / "base"
 UNKNOWN_ID = ""
+
+
+def once() -> Iterable[None]:
+    """A loop that runs once."""
+    return (None,)
 
 
 @dataclass
@@ -59,8 +67,10 @@ class Engine:
     terms: Terms
     bounds: Bounds
     prior: npt.NDArray[np.float64]
-    offsets: tuple[Offsets, Offsets]
+    offsets: tuple[Offsets | None, Offsets | None]
     waiting: npt.NDArray[np.int64]
+    reading: Callable[[], Iterable[None]] = once
+    """Around what is read of counters with the weights: a loop, since another process may change them meanwhile."""
 
     def request_numbers(self, fields: Mapping[str, Any]) -> dict[str, float]:
         """The request-scope numeric fields of the schema among `fields`, as numbers; others are left out."""
@@ -114,6 +124,15 @@ def _read_catalogue(catalogue: Catalogue, store: CatalogueStore) -> tuple[Offset
     return offsets, np.arange(len(catalogue)) if waiting is None else waiting
 
 
+def _read_through(features: FeatureStore) -> Offsets | None:
+    """How far user states were read; None where their store does not answer: the consumer asks it again."""
+    try:
+        return features.offsets()
+    except StoreError as error:
+        log.error("user states cannot be read yet", extra={"reason": error.message})
+        return None
+
+
 def has_base(settings: Settings) -> bool:
     """Whether there is any base model to serve, damaged or not."""
     try:
@@ -124,45 +143,103 @@ def has_base(settings: Settings) -> bool:
 
 
 def load_engine(
-    settings: Settings, clock: Callable[[], int], *, realtime: RealtimeConfig | None = None
+    settings: Settings,
+    clock: Callable[[], int],
+    *,
+    realtime: RealtimeConfig | None = None,
+    worker: Worker | None = None,
 ) -> Engine:
-    """Load what `settings.data_dir` holds. Raises ArtifactError, SchemaError, StoreError with what to do."""
-    artifact = load_artifact(find_base(settings.data_dir, settings.base_dir, SAMPLE))
+    """Load what `settings.data_dir` holds. Raises ArtifactError, SchemaError, StoreError with what to do.
+
+    worker: the one of several that this process is; all but the first take the tables that the first has announced.
+    """
+    config = realtime or RealtimeConfig(max_items=settings.max_items)
+    if worker is not None and not worker.leads:
+        return _load_following(settings, config)
+    artifact, schema, layout = _load_base(settings, find_base(settings.data_dir, settings.base_dir, SAMPLE))
+    make: Callable[[], Pages] = OwnPages if worker is None else SharedPages
+    catalogue = Catalogue(schema, settings.max_items, make)
+    store = CatalogueStore(settings.data_dir / "catalogue.db", artifact.sha256)
+    items_from, waiting = _read_catalogue(catalogue, store)
+    features = open_feature_store(settings)
+    scorer = Scorer(artifact)
+    vectors = ItemVectors(settings.data_dir / "vectors" / artifact.sha256, _unknown(scorer))
+    vectors.reserve(len(catalogue))
+    missing = vectors.missing(catalogue.key)
+    return _engine(
+        (artifact, schema, layout, scorer),
+        (catalogue, store),
+        SharedUserStates(features, settings.users_in_memory, settings.history),
+        RealtimeState(config, make),
+        vectors,
+        (_read_through(features), items_from),
+        np.union1d(waiting, missing).astype(np.int64),
+    )
+
+
+def _load_following(settings: Settings, config: RealtimeConfig) -> Engine:
+    """From the tables of the worker that writes, once they are there."""
+    from service.following import FollowedUserStates, counters_at, wait_for_tables
+
+    found = wait_for_tables(settings.data_dir)
+    artifact, schema, layout = _load_base(settings, Path(found.base))
+    scorer = Scorer(artifact)
+    folder = settings.data_dir / "vectors" / artifact.sha256
+    vectors = ItemVectors(folder, _unknown(scorer), follows=True)
+    catalogue = FollowedCatalogue(schema, settings.max_items, SharedPages(found.catalogue))
+    catalogue.follow(vectors.capacity)
+    features = open_feature_store(settings)
+    return _engine(
+        (artifact, schema, layout, scorer),
+        (catalogue, None),
+        FollowedUserStates(features, settings.users_in_memory, settings.history),
+        counters_at(found.counters, config),
+        vectors,
+        (_read_through(features), None),
+        np.zeros(0, np.int64),
+    )
+
+
+def _load_base(settings: Settings, place: Path) -> tuple[Artifact, Schema, ZLayout]:
+    artifact = load_artifact(place)
     schema = artifact.schema
     if settings.schema_file is not None:
         schema = Schema.load(settings.schema_file)
         artifact.require_schema(schema)
     layout = ZLayout(artifact.manifest.hidden, schema)
     artifact.require_layout(layout.names, layout.fingerprint)
-    scorer = Scorer(artifact)
-    catalogue = Catalogue(schema, settings.max_items)
-    store = CatalogueStore(settings.data_dir / "catalogue.db", artifact.sha256)
-    items_from, waiting = _read_catalogue(catalogue, store)
-    features = open_feature_store(settings)
-    users = SharedUserStates(features, settings.users_in_memory, settings.history)
-    state = RealtimeState(realtime or RealtimeConfig(max_items=settings.max_items))
-    vectors = ItemVectors(settings.data_dir / "vectors" / artifact.sha256, _unknown(scorer))
-    vectors.reserve(len(catalogue))
-    missing = vectors.missing(catalogue.key)
+    return artifact, schema, layout
+
+
+def _engine(
+    base: tuple[Artifact, Schema, ZLayout, Scorer],
+    catalogue: tuple[Catalogue, CatalogueStore | None],
+    users: SharedUserStates,
+    state: RealtimeState,
+    vectors: ItemVectors,
+    offsets: tuple[Offsets | None, Offsets | None],
+    waiting: npt.NDArray[np.int64],
+) -> Engine:
+    artifact, schema, layout, scorer = base
     terms = layout.terms()
     return Engine(
         lock=threading.Lock(),
         artifact=artifact,
         scorer=scorer,
         schema=schema,
-        catalogue=catalogue,
-        catalogue_store=store,
+        catalogue=catalogue[0],
+        catalogue_store=catalogue[1],
         users=users,
         realtime=state,
         layout=layout,
-        assembler=Assembler(layout, schema, catalogue, state),
+        assembler=Assembler(layout, schema, catalogue[0], state),
         vectors=vectors,
         sides=SideVectors(scorer),
         terms=terms,
         bounds=term_bounds(terms),
         prior=stack({head: mean for head, (mean, _) in artifact.prior.items()}),
-        offsets=(features.offsets(), items_from),
-        waiting=np.union1d(waiting, missing).astype(np.int64),
+        offsets=offsets,
+        waiting=waiting,
     )
 
 

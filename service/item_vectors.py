@@ -60,10 +60,12 @@ class ItemVectors:
     Readers take the attributes anew for every request; growing replaces them and leaves the old ones valid.
     """
 
-    def __init__(self, folder: Path | None, unknown: tuple[npt.NDArray[np.float32], ...]) -> None:
-        """folder: where the arrays lie (None: in memory only); unknown: tower (64,), coarse (32,), bias ()
-        of an item nothing is known of, which fills rows that are not encoded yet."""
-        self._folder = folder
+    def __init__(
+        self, folder: Path | None, unknown: tuple[npt.NDArray[np.float32], ...], *, follows: bool = False
+    ) -> None:
+        """folder: where the arrays lie (None: in memory only); unknown: tower (64,), coarse (32,), bias () of an item
+        nothing is known of, which fills rows that are not encoded yet; follows: another process writes the files."""
+        self._folder, self._follows = folder, follows
         self.unknown = unknown
         self.capacity = 0
         self.encoded = 0
@@ -71,7 +73,10 @@ class ItemVectors:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         size = self._stored_rows()
-        self._open(max(size, _GROW), size)
+        if follows:
+            self._map(size)
+        else:
+            self._open(max(size, _GROW), size)
 
     def _path(self, name: str) -> Path:
         assert self._folder is not None
@@ -93,7 +98,8 @@ class ItemVectors:
         """One array of `rows` rows, holding what it held."""
         if self._folder is not None:
             path = self._path(name)
-            lengthen(path, rows * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)))
+            if not self._follows:
+                lengthen(path, rows * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)))
             return np.asarray(np.memmap(path, dtype, "r+", shape=(rows, *shape)))
         fresh = np.zeros((rows, *shape), dtype)
         if self.capacity:
@@ -103,14 +109,22 @@ class ItemVectors:
 
     def _open(self, rows: int, filled: int) -> None:
         rows = (rows + BLOCK - 1) // BLOCK * BLOCK
+        self._map(rows, filled)
+        if filled < rows:
+            places = np.arange(filled, rows, dtype=np.int64)
+            write_blocks(self.blocks, self.scale, places, self.coarse[filled:])
+
+    def _map(self, rows: int, filled: int | None = None) -> None:
+        """Take arrays of so many rows; those from `filled` on get the unknown item's vector."""
         made = {name: self._array(name, dtype, shape, rows) for name, (dtype, shape) in _ARRAYS.items()}
         blocks = self._array("blocks", np.int8, (COARSE, BLOCK), rows // BLOCK)
-        made["tower"][filled:] = self.unknown[0]
-        made["coarse"][filled:] = self.unknown[1]
-        made["bias"][filled:] = self.unknown[2]
-        made["scale"][filled:] = 0.0
-        made["key"][filled:] = 0
-        made["content"][filled:] = 0
+        if filled is not None:
+            made["tower"][filled:] = self.unknown[0]
+            made["coarse"][filled:] = self.unknown[1]
+            made["bias"][filled:] = self.unknown[2]
+            made["scale"][filled:] = 0.0
+            made["key"][filled:] = 0
+            made["content"][filled:] = 0
         self.blocks: npt.NDArray[np.int8] = blocks
         self.tower: npt.NDArray[np.float32] = made["tower"]
         self.coarse: npt.NDArray[np.float32] = made["coarse"]
@@ -119,13 +133,15 @@ class ItemVectors:
         self.key: npt.NDArray[np.uint64] = made["key"]
         self.content: npt.NDArray[np.uint64] = made["content"]
         self.capacity = rows
-        if filled < rows:
-            places = np.arange(filled, rows, dtype=np.int64)
-            write_blocks(self.blocks, self.scale, places, self.coarse[filled:])
 
     def reserve(self, rows: int) -> None:
-        """Make room for at least `rows` rows. Raises StoreError where the disk has none; nothing has changed then."""
-        if rows > self.capacity:
+        """Make room for at least `rows` rows. Raises StoreError where the disk has none; nothing has changed then.
+
+        One that follows takes what its writer has made room for, which may be less.
+        """
+        if rows > self.capacity and self._follows:
+            self._map(self._stored_rows())
+        elif rows > self.capacity:
             more = self.capacity // 2 + _GROW if self._folder is None else _STEP
             self._open(max(rows, self.capacity + more), self.capacity)
 

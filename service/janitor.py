@@ -12,14 +12,14 @@ import itertools
 import logging
 from collections.abc import Callable
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 
 from features.errors import LogError, StoreError
 from features.event_log import EventLog
 from features.records import Offsets
 from service.background import Background
 from service.memory import Relief
-from service.metrics import Metrics
+from service.metrics import Gauge, Metrics
 from service.weight_store import WeightStore
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,12 @@ class Janitor(Background):
         read_through: Callable[[], Offsets],
         metrics: Metrics,
         clock: Callable[[], int],
+        *,
+        tidies: bool = True,
     ) -> None:
-        """read_through: the offsets that this process has read and will not read again."""
+        """read_through: the offsets that this process has read and will not read again; tidies: whether the log is its
+        matter, or memory only."""
+        self._tidies = tidies
         self._log, self._store, self._read_through, self._clock = event_log, store, read_through, clock
         self._metrics = metrics
         self._removed = Counter(
@@ -76,7 +80,7 @@ class Janitor(Background):
             if self._stop.wait(LOOK_SECONDS):
                 return
             self._relief.look()
-            if turn % TIDY_EVERY == 0:
+            if self._tidies and turn % TIDY_EVERY == 0:
                 self.look()
 
     def look(self) -> dict[str, int]:

@@ -5,20 +5,27 @@ What the trainer says of itself stands in `metrics_trainer.py`; docs/operations.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client import Gauge as AnyGauge
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.delays import Delays
 from service.metrics_trainer import TrainerMetrics
+from service.worker import METRICS
+
+Gauge = partial(AnyGauge, multiprocess_mode="mostrecent")
+"""With several workers: what the worker that was asked last says. Where the sum is meant, say `livesum`."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.008, 0.015, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -72,7 +79,9 @@ class Metrics:
         self.events = Counter("repl_events", "events received over HTTP by outcome", ["outcome"], registry=r)
         self.served = Counter("repl_served_records", "served records by outcome", ["outcome"], registry=r)
         self.served_bytes = Counter("repl_served_bytes", "bytes of served records written", registry=r)
-        self.served_waiting = Gauge("repl_served_waiting", "served records waiting for the log", registry=r)
+        self.served_waiting = Gauge(
+            "repl_served_waiting", "served records waiting for the log", registry=r, multiprocess_mode="livesum"
+        )
         self.consumed = Counter(
             "repl_consumed_events", "events applied to user state, by kind", ["kind"], registry=r
         )
@@ -132,5 +141,9 @@ class Metrics:
             self.holds.labels(kinds[1]).inc()
 
     def page(self) -> bytes:
-        """The text that Prometheus reads."""
-        return generate_latest(self.registry)
+        """The text that Prometheus reads; of several workers: counters and histograms of all, added up."""
+        if METRICS not in os.environ:
+            return generate_latest(self.registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+        return generate_latest(everybody)

@@ -20,7 +20,7 @@ class TrainerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(name, text, labels, registry=registry)
+            return Gauge(name, text, labels, registry=registry, multiprocess_mode="mostrecent")
 
         self._heartbeat = gauge("repl_trainer_heartbeat_age_seconds", "since the trainer's last heartbeat")
         self._lag = gauge("repl_trainer_lag_seconds", "how far its watermark is behind the clock, as it said last")

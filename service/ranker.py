@@ -160,8 +160,9 @@ class Ranker:
         extra = engine.candidate_numbers(found.ids, fields) if found.ids is not None else None
         price = np.empty((len(found.rows), 1), np.float32)
         with engine.lock:
-            engine.assembler.fill(z, view, found.rows, extra)
-            snapshot = self._replica.snapshot
+            for _ in engine.reading():
+                engine.assembler.fill(z, view, found.rows, extra)
+                snapshot = self._replica.snapshot
             gather(engine.catalogue.price.reshape(-1, 1), found.rows, _NO_PRICE, price)
         return snapshot, price[:, 0]
 

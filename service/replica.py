@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from features.ops import Ops
 from features.realtime import RealtimeState
 from service.arm_weights import ArmWeights, Fixed
 from service.background import Background
+from service.local_copy import CopiedStore
 from service.metrics import Metrics
 from service.passthrough import surfaces_of
 from service.weight_store import HEADS, Version, WeightStore
@@ -72,21 +74,29 @@ class Replica(Background):
     ) -> None:
         """base: sha256 of the base model here; prior: its weights (2, d); on_reload: called under `lock`; arms: what
         experiments serve beside the newest version."""
-        self._store, self._base, self._realtime = store, base, realtime
+        self._store: WeightStore | CopiedStore = store
+        self._switchboard = store
+        self._base, self._realtime = base, realtime
+        self._announce = store.follow
         self._lock, self._metrics, self._clock, self._on_reload = lock, metrics, clock, on_reload
         self.prior = prior
         self.snapshot = Snapshot(0, 0, prior, None, None)
         self._pinned: int | None = None
         self._held: str | None = None
-        self._beat: tuple[int, int, int] | None = None
+        self.beat: tuple[int, int, int] | None = None
         self.failing = False
+        self.copied = False
+        """Whether what is served comes from a local copy, not from the store."""
+        self._hash = ""
+        self.changing: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Around each change of counters and snapshot, under the lock (`shared_tables.py`)."""
         self.foreign_base: str | None = None
         self.passthrough: frozenset[int] = frozenset()
         self._arms = arms
         super().__init__("replica")
 
     def _run(self) -> None:
-        pause = ANNOUNCED_SECONDS if self._store.follow(self._wake.set) else POLL_SECONDS
+        pause = ANNOUNCED_SECONDS if self._announce(self._wake.set) else POLL_SECONDS
         while not self._stop.is_set():
             self._wake.wait(0.5 if self.failing else pause)
             self._wake.clear()
@@ -117,22 +127,52 @@ class Replica(Background):
 
     def _switches(self) -> None:
         """Flags first: they are followed also where the weights cannot be. Then the arms' versions."""
-        found = surfaces_of(self._store.flags())
+        found = surfaces_of(self._switchboard.flags())
         if found != self.passthrough:
             log.warning("passthrough was switched", extra={"surfaces": sorted(found)})
             self._metrics.switched(found)
             self.passthrough = found
         if self._arms is not None:
-            self._arms.refresh(self._store, self._base, self.prior.shape)
+            self._arms.refresh(self._switchboard, self._base, self.prior.shape)
+
+    def start_from(self, copy: CopiedStore) -> bool:
+        """Serve what a local copy holds until the store has a version; False where it is damaged (logged)."""
+        store, self._store = self._store, copy
+        try:
+            self._follow()
+        except (StoreError, UnknownVersion, ValueError, OSError) as error:
+            log.error("a local copy is refused", extra={"reason": str(error)})
+            return False
+        finally:
+            self._store = store
+        self.copied = True
+        log.warning("serving a local copy", extra={"version": self.snapshot.version})
+        return True
+
+    def _other_history(self, latest: Version) -> bool:
+        """Whether the store may not be the one that was followed: after a copy, and where it came back without what
+        was served of it. Its changes must then not be applied to what is here."""
+        if self.copied:
+            return True
+        known = self.snapshot.version
+        if not self.failing or not 0 < known <= latest.v:
+            return False
+        try:
+            return self._store.get(known).hash != self._hash
+        except UnknownVersion:
+            return True
 
     def _follow(self) -> None:
         heartbeat = self._store.heartbeat()
         if heartbeat is not None:
-            self._beat = (heartbeat.watermark, heartbeat.counters_through, heartbeat.at)
+            self.beat = (heartbeat.watermark, heartbeat.counters_through, heartbeat.at)
         latest, pinned = self._store.latest(), self._store.pinned()
-        if latest is None or (latest.v == self.snapshot.version and pinned == self._pinned):
+        if latest is None:
             return
-        if latest.v < self.snapshot.version:
+        other = self._other_history(latest)
+        if latest.v == self.snapshot.version and pinned == self._pinned and not other:
+            return
+        if other or latest.v < self.snapshot.version:
             self._reload(latest)
         elif latest.v > self.snapshot.version:
             changes = self._store.changes_since(self.snapshot.version)
@@ -148,7 +188,7 @@ class Replica(Background):
     def _reload(self, latest: Version) -> None:
         """Counters from the newest checkpoint, then every change after it."""
         checkpoint = self._store.latest_checkpoint(latest.v)
-        fresh = RealtimeState(self._realtime.config)
+        fresh = self._realtime.empty()
         since = 0
         if checkpoint is not None:
             fresh.restore(self._store.load_chunks(checkpoint, REALTIME))
@@ -180,11 +220,12 @@ class Replica(Background):
             counters_through=latest.counters_through,
             offsets=latest.offsets,
         )
-        with self._lock:
+        with self._lock, self.changing():
             if joined is not None:
                 self._realtime.apply(joined)
             self.snapshot = fresh
-        self._pinned = pinned
+        self._pinned, self._hash = pinned, latest.hash
+        self.copied = False
         self._metrics.version.set(latest.v)
         self._metrics.hold(self._held, latest.held)
         self._held = latest.held
@@ -224,7 +265,7 @@ class Replica(Background):
     @property
     def trainer_silent(self) -> bool:
         """Whether a trainer that once wrote heartbeats has stopped doing so."""
-        return self._beat is not None and self._clock() - self._beat[2] > TRAINER_SILENT_MS
+        return self.beat is not None and self._clock() - self.beat[2] > TRAINER_SILENT_MS
 
     def through(self) -> tuple[int | None, int | None]:
         """(counters, weights): event times (ms) through which each is known; None before a version.
@@ -233,8 +274,8 @@ class Replica(Background):
         """
         snapshot = self.snapshot
         counters, weights = snapshot.counters_through, snapshot.weights_through
-        if self._beat is not None and counters is not None:
-            counters = max(counters, self._beat[1])
+        if self.beat is not None and counters is not None:
+            counters = max(counters, self.beat[1])
             if snapshot.following and weights is not None:
-                weights = max(weights, self._beat[0])
+                weights = max(weights, self.beat[0])
         return counters, weights

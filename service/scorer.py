@@ -8,11 +8,10 @@ alone or among thousands: rows are padded to blocks of one size. Keeps no item v
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from features import coding
 from features.coding import F32, HISTORY, I64
@@ -20,6 +19,9 @@ from features.keys import actor_key, item_key, text_key
 from features.words import word_keys
 from service import scorer_kernels as kernels
 from service.artifact import Artifact
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 U8 = npt.NDArray[np.uint8]
 
@@ -53,6 +55,8 @@ class SideVector(NamedTuple):
 
 
 def _session(graph: bytes) -> ort.InferenceSession:
+    import onnxruntime as ort  # here, because it starts a thread: workers are forked before (`workers.py`)
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -45,6 +45,9 @@ class Settings(BaseModel):
     data_dir: Path = Field(Path("data"), description="where log, weights, user state and bases lie")
     host: str = Field("127.0.0.1", description="address the ranker binds to; loopback needs no key to write")
     port: int = Field(8080, ge=0, le=65535, description="port of the ranker")
+    workers: int = Field(
+        1, ge=1, le=64, description="processes of `serve` that answer on the port and share the item tables (Linux)"
+    )
     page: bool = Field(True, description="serve the demonstration page at /")
     tenant: str = Field(
         "default", description="the tenant of this data directory; with `tenants`: of a call that names none"

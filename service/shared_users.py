@@ -12,6 +12,9 @@ from features.feature_store import UserStates
 class SharedUserStates(UserStates):
     """As UserStates; only the thread that calls `put`, `delete` and `flush_beside` changes states."""
 
+    writes = True
+    """Whether this process is the one of several that stores states, and counts and reports what it reads."""
+
     def flush_beside(self, lock: threading.Lock, offsets: Mapping[str, int]) -> None:
         """As `flush`, holding `lock` only to see what changed and to note that it is written.
 

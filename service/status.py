@@ -46,7 +46,7 @@ class Freshness:
             return "token"
         if 0 <= question.t - self._state_failed_at < STATE_FAILED_MS:
             return "state"
-        if self._replica.failing:
+        if self._replica.failing or self._replica.copied:
             return "store"
         return self._failing() or ("trainer" if self._replica.trainer_silent else None)
 

@@ -75,8 +75,9 @@ class ReplService:
 
     def _start(self) -> None:
         from features.realtime import RealtimeConfig
-        from service.app import bind, run_in_thread
+        from service.app import run_in_thread
         from service.core import Service
+        from service.listener import bind
 
         small = RealtimeConfig(max_items=MAX_ITEMS, max_categories=4_096, max_lists=MAX_ITEMS)
         self.service: Service = Service(self.settings, clock=self.clock, realtime=small)

@@ -68,16 +68,18 @@ class UserStateConsumer(Background):
         catalogue: Catalogue,
         store: CatalogueStore | None,
         encoder: ItemEncoder | None,
-        offsets: tuple[Offsets, Offsets],
+        offsets: tuple[Offsets | None, Offsets | None],
         lock: threading.Lock,
         metrics: Metrics,
         clock: Callable[[], int],
         seen: HashWindow | None = None,
     ) -> None:
-        """offsets: (users, catalogue) as stored (`log_positions.py`); seen: ids that counted (the log looks: None)."""
+        """offsets: (users, catalogue) as stored (`log_positions.py`); None for users: their store did not say; for the
+        catalogue: another process fills it. seen: ids that counted (the log looks: None)."""
         self._log, self._schema, self._users, self._catalogue = event_log, schema, users, catalogue
         self._store, self._encoder = store, encoder
-        self._users_from, self._items_stored = offsets
+        self._users_from, self._items_stored = offsets[0] or {}, offsets[1]
+        self._unasked = offsets[0] is None
         self._items_from: Offsets = {}
         self._log_key: str | None = None
         self._generation = 0
@@ -122,6 +124,8 @@ class UserStateConsumer(Background):
         """Read and apply one batch; returns how many records there were. Failures are counted and tried again."""
         try:
             began = self._clock()
+            if self._unasked:
+                self._ask()
             self._discover(began)
             found = self._log.tail(self._positions, _BATCH, TAIL_SECONDS)
             count = sum(map(len, found.records.values()))
@@ -162,9 +166,10 @@ class UserStateConsumer(Background):
         starts = self._log.start_offsets()
         for name in partitions_in(STREAM, starts):
             if name not in self._positions:
-                known = [one.get(name, starts[name]) for one in (self._users_from, self._items_from)]
-                self._warm(name, min(known), starts[name])
-                self._positions[name] = min(known)
+                readers = [self._users_from] if self._items_stored is None else [self._users_from, self._items_from]
+                first = min(one.get(name, starts[name]) for one in readers)
+                self._warm(name, first, starts[name])
+                self._positions[name] = first
         self.progress.advance(self._positions)
         self._discovered_at = now
 
@@ -179,7 +184,8 @@ class UserStateConsumer(Background):
             log.error("this is another log than that of the user states: it is read from its start")
             self._metrics.failures.labels("log").inc()
         self._users_from = positions_in(held, generation)
-        self._items_from = positions_in(self._items_stored, generation_in(self._items_stored, key))
+        if self._items_stored is not None:
+            self._items_from = positions_in(self._items_stored, generation_in(self._items_stored, key))
         self._log_key, self._generation, self._positions = key, generation, {}
 
     def _stored(self, positions: Offsets) -> Offsets:
@@ -210,6 +216,11 @@ class UserStateConsumer(Background):
                 self.progress.advance({name: self._positions[name]})
         self._positions.update(found.reached)
         self.progress.advance(found.reached)
+
+    def _ask(self) -> None:
+        """Where to begin, of a store of user states that did not answer before. Raises StoreError."""
+        self._users_from = self._users.store.offsets()
+        self._unasked = False
 
     def _fail(self, error: ReplError) -> None:
         if not self.failing:
@@ -249,7 +260,7 @@ class UserStateConsumer(Background):
         try:
             if record.kind == "interaction":
                 self._interaction(record, name)
-            elif record.kind == "item" and offset >= self._items_from.get(name, 0):
+            elif record.kind == "item" and self._is_for_items(offset, name):
                 event = events.from_bytes(record.body)
                 if isinstance(event, events.ItemEvent):
                     self._catalogue.apply(event)
@@ -257,13 +268,16 @@ class UserStateConsumer(Background):
                 event = events.from_bytes(record.body)
                 if isinstance(event, events.UserEvent) and event.op == "delete":
                     self._users.delete(actor_key(event.user, None))
-                    self._deleted.append((record.tenant, event.user, record.place))
-            self._metrics.consumed.labels(record.kind).inc()
+                    if self._users.writes:
+                        self._deleted.append((record.tenant, event.user, record.place))
+            if self._users.writes:
+                self._metrics.consumed.labels(record.kind).inc()
         except ReplError as error:
             if isinstance(error, StoreError | LogError):
                 raise
             self._metrics.failures.labels("event").inc()
-            dead_letter(self._log, name, offset, error.message, record.body, record.tenant, self._clock())
+            if self._users.writes:
+                dead_letter(self._log, name, offset, error.message, record.body, record.tenant, self._clock())
             log.error("an event could not be applied", extra={"offset": offset, "reason": error.message})
 
     def _blank_deleted(self) -> None:
@@ -273,11 +287,15 @@ class UserStateConsumer(Background):
             self._deleted.pop(0)
             log.info("a user was deleted", extra={"records": count})
 
+    def _is_for_items(self, offset: int, name: str) -> bool:
+        """Whether the catalogue here takes what this record says of items, and has not yet."""
+        return self._items_stored is not None and offset >= self._items_from.get(name, 0)
+
     def _interaction(self, record: Record, name: str) -> None:
         event = events.from_bytes(record.body)
         if not isinstance(event, events.InteractionEvent):
             return
-        if record.offset >= self._items_from.get(name, 0):
+        if self._is_for_items(record.offset, name):
             self._catalogue.intern(event.item)
         kind = self._schema.behaviour(event.type)
         key = actor_key(event.user, event.session)
@@ -290,6 +308,8 @@ class UserStateConsumer(Background):
             self._users.put(state)
 
     def _write(self, force: bool) -> None:
+        if self._unasked:  # nothing was read
+            return
         now = self._clock()
         if force or self._users.dirty >= _MANY_DIRTY or now - self._flushed_at >= FLUSH_MS:
             if self._users.dirty or (force and self._positions != self._users_from):

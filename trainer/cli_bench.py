@@ -75,6 +75,25 @@ def size(
 
 
 @app.command()
-def items(items: Items = MILLION, data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+def items(
+    items: Items = MILLION,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Also the memory of up to so many workers.")] = 1,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
     """Start to ready and memory with a large catalogue."""
-    _bench("items", data_dir, config, json, items=items)
+    _bench("items", data_dir, config, json, items=items, workers=workers)
+
+
+@app.command()
+def states(
+    users: Annotated[int, typer.Option("--users", min=1_000, help="Users to write.")] = 100_000,
+    history: Annotated[int, typer.Option("--history", min=1, max=256, help="Interactions of each.")] = 50,
+    items: Items = MILLION,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Redis memory of user states: no item twice (the worst case), and with repeats as shops have them."""
+    _bench("states", data_dir, config, json, users=users, history=history, items=items)

@@ -57,7 +57,7 @@ def test_a_click_changes_the_weights_that_the_ranker_serves(shop: Shop, server: 
     assert after["ages_ms"]["counters"] < HOLD_MS + 3_000
     with closing(redis.Redis.from_url(server.url)) as client:
         found = {key.decode().split(":")[2] for key in client.scan_iter("*", count=1_000)}  # type: ignore[union-attr]
-        assert found == {"w", "u", "u-offsets", "u-format"}
+        assert found == {"w", "u", "u-items", "u-offsets", "u-format"}
         assert not list(client.scan_iter("[^r]*", count=1_000)), "nothing outside repl:"  # type: ignore[arg-type]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_a_state_lives_as_long_as_the_setting_says(store: RedisFeatureStore, cli
     left: Any = client.ttl(name(tenant, 5))
     assert 2 * DAY - 60 < left <= 2 * DAY
     found: Any = list(client.scan_iter(f"repl:{{{tenant}}}:*", count=1_000))
-    assert len(found) == 3, "state, offsets, format"
+    assert len(found) == 4, "state, items, offsets, format"
 
 
 def test_a_large_commit_goes_in_several_and_the_offsets_with_the_last(
@@ -100,9 +101,68 @@ def test_a_damaged_state_is_named(store: RedisFeatureStore, client: redis.Redis,
     with pytest.raises(StoreError, match="damaged") as told:
         store.get(5)
     assert name(tenant, 5) in str(told.value)
-    client.set(name(tenant, 5), seal_state(state_of(6, 1).encode()))
+    client.set(name(tenant, 5), seal_state(struct.pack("<BQqIQqB", 1, 6, 1, 1, 9, 1_000, 1)))
     with pytest.raises(StoreError, match="another user's"):
         store.get(5)
+    store.commit([state_of(6, 1)], [], {})
+    client.rename(name(tenant, 6), name(tenant, 5))
+    with pytest.raises(StoreError, match="damaged"):
+        store.get(5)
+
+
+def test_states_of_the_format_before_are_read_and_written_anew(
+    store: RedisFeatureStore, client: redis.Redis, tenant: str
+) -> None:
+    client.set(f"repl:{{{tenant}}}:u-format", "1")
+    client.set(name(tenant, 5), seal_state(struct.pack("<BQqIQqB", 1, 5, 3, 1, 9, 1_000, 1)))
+    state = store.get(5)
+    assert state is not None
+    assert (state.offset, state.items.tolist(), state.times.tolist()) == (3, [9], [1_000])
+    state.append(10, 1, 2_000, 3)
+    store.commit([state], [], {"event/0": 4})
+    assert client.get(f"repl:{{{tenant}}}:u-format") == b"2"
+    again = store.get(5)
+    assert again is not None
+    assert again.items.tolist() == [9, 10]
+
+
+def test_another_process_reads_items_that_were_numbered_since(
+    store: RedisFeatureStore, redis_url: str, tenant: str
+) -> None:
+    with closing(RedisFeatureStore(redis_url, tenant, 50)) as other:
+        store.commit([state_of(5, 11, 12)], [], {})
+        assert _items(other, 5) == [11, 12]
+        store.commit([state_of(6, 12, 13, 14)], [], {})
+        assert _items(other, 6) == [12, 13, 14]
+        other.commit([state_of(7, 15, 11)], [], {})
+        store.commit([state_of(8, 16, 15)], [], {})
+        assert [_items(store, key) for key in (5, 6, 7, 8)] == [[11, 12], [12, 13, 14], [15, 11], [16, 15]]
+
+
+def _items(store: RedisFeatureStore, key: int) -> list[int]:
+    found = store.get(key)
+    assert found is not None
+    return found.items.tolist()
+
+
+def test_a_list_of_items_that_is_another_one_is_not_believed(
+    store: RedisFeatureStore, client: redis.Redis, tenant: str
+) -> None:
+    store.commit([state_of(5, 11, 12)], [], {})
+    listed = f"repl:{{{tenant}}}:u-items"
+    kept: Any = client.get(listed)
+    client.set(listed, kept[8:] + kept[:8])
+    assert _items(store, 5) == [11, 12], "this process has its own copy"
+    store._items.forget()
+    with pytest.raises(StoreError, match="checksum does not fit"):
+        store.get(5)
+
+
+def test_items_beyond_the_limit_keep_their_keys(redis_url: str, tenant: str) -> None:
+    with closing(RedisFeatureStore(redis_url, tenant, 50, max_items=2)) as store:
+        store.commit([state_of(5, 11, 12), state_of(6, 12, 13)], [], {})
+        store.commit([state_of(7, 14)], [], {})
+        assert [_items(store, key) for key in (5, 6, 7)] == [[11, 12], [12, 13], [14]]
 
 
 def test_another_format_is_refused(store: RedisFeatureStore, client: redis.Redis, tenant: str) -> None:

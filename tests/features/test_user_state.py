@@ -40,7 +40,7 @@ def test_encode_and_decode(interactions: list[tuple[int, int, int]]) -> None:
     data = state.encode()
     back = UserState.decode(data)
     assert (back.key, back.offset, rows(back)) == (state.key, state.offset, rows(state))
-    assert len(data) <= 18 * len(state) + 24
+    assert len(data) <= 11 * len(state) + 40
     back.append(1, 1, 10**9)
     assert len(back) == len(state) + 1
 
@@ -50,7 +50,7 @@ def test_decode_keeps_the_newest_and_refuses_other_bytes() -> None:
     for t in range(100):
         state.append(t + 1, 1, t)
     assert rows(UserState.decode(state.encode(), limit=3)) == [(98, 1, 97), (99, 1, 98), (100, 1, 99)]
-    for bad in (b"", b"x" * 30, state.encode()[:-1], b"\x02" + state.encode()[1:]):
+    for bad in (b"", b"x" * 30, state.encode()[:-1], b"\x03" + state.encode()[1:]):
         with pytest.raises(ValueError, match="cannot be read"):
             UserState.decode(bad)
 

@@ -18,7 +18,8 @@ import pytest
 import uvicorn
 import uvloop
 
-from service.app import bind, create_app
+from service.app import create_app
+from service.listener import bind
 from service.testkit import ReplService
 
 NAMES = [f"i{k}" for k in range(5_000)]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
 from service.settings import Settings
 from trainer.bench import million
-from trainer.bench.server import Server, children_of, temporary_data
+from trainer.bench.server import Server, children_of, cpu_seconds, temporary_data
 
 STARTS = 3
+SETTLE_SECONDS = 20.0
+"""After the first of several workers answers, until the others do."""
+
+_QUIET_SECONDS = 3.0
 
 
 def start(data_dir: Any, extra: dict[str, object]) -> tuple[float, float]:
@@ -28,10 +34,57 @@ def start(data_dir: Any, extra: dict[str, object]) -> tuple[float, float]:
         server.stop()
 
 
+def together(data_dir: Any, extra: dict[str, object], workers: int) -> dict[str, Any]:
+    """Proportional memory (pages that several hold count once) of 1 … `workers` workers, in use; a further one's."""
+    found = [used_by(data_dir, {**extra, "workers": count}) for count in range(1, workers + 1)]
+    return {
+        "workers_pss_mb": [round(size, 1) for size in found],
+        "further_worker_mb": [round(more - less, 1) for less, more in itertools.pairwise(found)],
+    }
+
+
+def used_by(data_dir: Any, extra: dict[str, object]) -> float:
+    """MB after retrievals, a filter and rankings on every worker, and once titles are indexed."""
+    server = Server(data_dir, extra)
+    try:
+        time.sleep(0.0 if extra["workers"] == 1 else SETTLE_SECONDS)
+        asks: list[tuple[str, dict[str, Any]]] = [
+            ("/v1/rank", {"items": ["i1", "i2"]}),
+            ("/v1/retrieve", {"query": "red lamp", "top_k": 10}),
+            ("/v1/retrieve", {"filter": [{"field": "price", "op": "gt", "value": 1}], "top_k": 10}),
+        ]
+        for turn in range(60):
+            client = server.client()
+            for path, body in asks:
+                client.call("POST", path, {"user": f"u{turn}", **body})
+            client.close()
+        _quiet(server)
+        return server.pss_mb()
+    finally:
+        server.stop()
+
+
+def _quiet(server: Server) -> None:
+    """Wait until the processes have little to do: what is read and indexed after the start is done."""
+    until, before = time.monotonic() + 240, -1.0
+    while time.monotonic() < until:
+        now = sum(map(cpu_seconds, server.processes()))
+        if 0 <= now - before < 0.2 * _QUIET_SECONDS:
+            return
+        before = now
+        time.sleep(_QUIET_SECONDS)
+
+
 def run(
-    settings: Settings, progress: Callable[[int, int], None] | None = None, *, items: int = million.ITEMS
+    settings: Settings,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    items: int = million.ITEMS,
+    workers: int = 1,
 ) -> dict[str, Any]:
-    """Start to ready and resident memory; the best of STARTS starts, as a loaded machine only adds to it."""
+    """Start to ready and resident memory; the best of STARTS starts, as a loaded machine only adds to it. With several
+    workers also what each of them costs.
+    """
     tell = progress or (lambda done, total: None)
     total = items + 2
     extra = children_of(settings)
@@ -42,6 +95,7 @@ def run(
         million.fill(place, items, lambda done: tell(done, total))
         first = million.first_start(place, items, extra)
         large = [start(place, extra) for _ in range(STARTS)]
+        shared = together(place, extra, workers) if workers > 1 else {}
     tell(total, total)
     return {
         "empty_ready_seconds": round(min(seconds for seconds, _ in small), 2),
@@ -50,4 +104,5 @@ def run(
         **first,
         "items_ready_seconds": round(min(seconds for seconds, _ in large), 2),
         "items_resident_mb": round(min(size for _, size in large), 1),
+        **shared,
     }

@@ -36,6 +36,18 @@ def resident_mb(pid: int) -> float:
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")) / 1024
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that all threads of a process have used."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def pss_mb(pid: int) -> float:
+    """Proportional memory of a process in MB (Linux)."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
+
+
 class Server:
     """One child process that serves `data_dir`; `ready_seconds` from its start to the first 200 of /health/ready."""
 
@@ -77,10 +89,18 @@ class Server:
         """Resident memory now, MB."""
         return resident_mb(self.process.pid)
 
+    def processes(self) -> list[int]:
+        """Its process, and its workers where it has several."""
+        pid = self.process.pid
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())]
+
+    def pss_mb(self) -> float:
+        """Proportional memory of all of them, MB: pages that several hold count once."""
+        return sum(map(pss_mb, self.processes()))
+
     def cpu_seconds(self) -> float:
         """Processor time that all its threads have used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process.pid)
 
     def stop(self) -> None:
         """End it as an operator would, and wait."""
