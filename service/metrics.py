@@ -50,11 +50,13 @@ class Metrics:
             "repl_request_candidates", "candidates that a request had ranked", buckets=_CANDIDATES, registry=r
         )
         self.ranking_waiting = Gauge(
-            "repl_ranking_waiting", "large requests at the ranking worker, the one under way included", registry=r
-        )
+            "repl_ranking_waiting", "large requests at the ranking worker, the one under way included", registry=r,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
         self.events_waiting = Gauge(
-            "repl_events_waiting", "calls of /v1/events that wait for the log, or write it", registry=r
-        )
+            "repl_events_waiting", "calls of /v1/events that wait for the log, or write it", registry=r,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
         self.duplicates = Counter("repl_duplicate_candidates", "candidates sent more than once", registry=r)
         self.unknown = Counter("repl_unknown_candidates", "candidates not in the catalogue", registry=r)
         self.stale = Counter("repl_stale_answers", "answers that say stale", ["reason"], registry=r)
