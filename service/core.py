@@ -18,7 +18,10 @@ from features.records import partitions_in
 from service import logs
 from service.arm_weights import ArmWeights
 from service.auth import Auth, open_auth
+from service.base_loader import BaseLoader
+from service.bases import AnyRanker, AnyRetriever, Bases, LoadedBase
 from service.drain import Drain
+from service.encoders import ChangedRows, Encoders
 from service.engine import Engine, close_engine, has_base, load_engine
 from service.experiments import Experiments
 from service.impressions import Impressions
@@ -55,11 +58,11 @@ class Running:
     def __init__(self, service: Service, engine: Engine) -> None:
         settings, metrics, clock = service.settings, service.metrics, service.clock
         self._log = service.log
-        self.engine = engine
+        self._service = service
         engine.users.store = timed(engine.users.store, metrics.store_seconds)
-        self.encoder = ItemEncoder(
-            engine.catalogue, engine.vectors, engine.scorer, engine.lock, metrics, engine.waiting
-        )
+        self._changes = ChangedRows(engine.catalogue)
+        home = self._encoder(engine)
+        self.encoder = Encoders(home, engine.lock)
         self.consumer = UserStateConsumer(
             service.log,
             engine.schema,
@@ -73,22 +76,24 @@ class Running:
             clock,
             ids_seen(service.log, settings),
         )
-        experiments = Experiments(settings.experiments)
-        self.arms = ArmWeights(experiments.versions, clock)
+        self.experiments = Experiments(settings.experiments)
+        self.arms = ArmWeights(self.experiments.versions, clock)
+        self.impressions = Impressions(service.log, settings.served_queue, metrics)
+        self.janitor = Janitor(
+            service.log, service.store, lambda: self.consumer.progress.positions, metrics, clock
+        )
+        self.titles = TitleIndexer(engine.catalogue, engine.lock)
+        self.bases = Bases()
         self.replica = Replica(
             service.store,
-            engine.artifact.sha256,
+            self.bases,
             engine.prior,
             engine.realtime,
             engine.lock,
             metrics,
             clock,
-            engine.use_realtime,
+            self.bases.use_realtime,
             self.arms,
-        )
-        self.impressions = Impressions(service.log, settings.served_queue, metrics)
-        self.janitor = Janitor(
-            service.log, service.store, lambda: self.consumer.progress.positions, metrics, clock
         )
         self.freshness = Freshness(
             lambda: self.consumer.through,
@@ -97,19 +102,47 @@ class Running:
             engine.artifact.manifest.through,
             metrics,
         )
-        self.ranker = Ranker(
+        self.bases.begin(self._loaded(engine, home), self.replica)
+        self.ranker, self.retriever = AnyRanker(self.bases), AnyRetriever(self.bases)
+        self.loader = BaseLoader(
+            settings,
+            self.bases,
+            self.encoder,
+            self.replica,
+            lambda made: self._loaded(made, self._encoder(made)),
+            lambda made: warm_up(made, service.objectives, clock()),
+        )
+
+    def _encoder(self, engine: Engine) -> ItemEncoder:
+        return ItemEncoder(
+            engine.catalogue,
+            engine.vectors,
+            engine.scorer,
+            engine.lock,
+            self._service.metrics,
+            engine.waiting,
+            self._changes,
+        )
+
+    def _loaded(self, engine: Engine, encoder: ItemEncoder) -> LoadedBase:
+        """Everything that answers by this engine's base."""
+        settings = self._service.settings
+        ranker = Ranker(
             engine,
             self.replica,
             self.freshness,
             self.impressions,
-            metrics,
+            self._service.metrics,
             log_items=settings.log_items,
             tenant=settings.tenant,
-            experiments=experiments,
+            experiments=self.experiments,
         )
-        self.experiments = experiments
-        self.titles = TitleIndexer(engine.catalogue, engine.lock)
-        self.retriever = Retriever(engine, self.ranker, self.titles)
+        return LoadedBase(engine, ranker, Retriever(engine, ranker, self.titles), encoder)
+
+    @property
+    def engine(self) -> Engine:
+        """That of the base that answers."""
+        return self.bases.live.engine
 
     def failing(self) -> str | None:
         """The neighbour that does not answer, if any: log, state."""
@@ -129,11 +162,13 @@ class Running:
         begun to follow the log: an answer's ages are known from the first one on."""
         self.replica.poll()
         self.consumer.step()
-        for part in (self.consumer, self.encoder, self.replica, self.impressions, self.janitor, self.titles):
+        home = self.bases.live.encoder
+        for part in (self.consumer, home, self.replica, self.impressions, self.janitor, self.titles, self.loader):
             part.start()
 
     def stop(self) -> None:
         """End the threads and write what waits."""
+        self.loader.stop()
         for part in (self.titles, self.janitor, self.impressions, self.replica, self.encoder, self.consumer):
             part.stop()
         close_engine(self.engine)
@@ -229,7 +264,7 @@ class Service:
             running = Running(self, load_engine(self.settings, self.clock, realtime=self._realtime))
             running.start()
             self._running = running
-            warm_up(running, self.objectives, self.clock())
+            warm_up(running.bases.live, self.objectives, self.clock())
         except ReplError as error:
             log.error("the service cannot start", extra={"reason": str(error)})
             self._fail(error)

@@ -24,7 +24,7 @@ from features.feature_store import open_feature_store
 from features.realtime import RealtimeConfig, RealtimeState
 from features.records import Offsets
 from features.schema import Schema
-from service.artifact import Artifact, find_base, load_artifact
+from service.artifact import MANIFEST, Artifact, find_base, load_artifact, read_manifest
 from service.catalogue_store import CatalogueStore
 from service.item_vectors import ItemVectors
 from service.last_layer import Bounds, Terms, term_bounds
@@ -94,7 +94,7 @@ def as_number(value: Any) -> float:
         return math.nan
 
 
-def _unknown(scorer: Scorer) -> tuple[npt.NDArray[np.float32], ...]:
+def unknown_vectors(scorer: Scorer) -> tuple[npt.NDArray[np.float32], ...]:
     """Vectors of an item of which nothing is known: tower (64,), coarse (32,), bias ()."""
     made = scorer.encode_items([ItemInput(UNKNOWN_ID)])
     return made.tower[0], made.coarse[0], made.bias[0]
@@ -123,6 +123,17 @@ def has_base(settings: Settings) -> bool:
     return True
 
 
+def find_installed(settings: Settings, sha256: str) -> Artifact | None:
+    """A base by its sha256, from the data directory, the sample or `base_dir`; None where it is not here (any more)."""
+    for place in (settings.data_dir / "base" / sha256, SAMPLE, settings.base_dir):
+        try:
+            if place is not None and (place / MANIFEST).exists() and read_manifest(place)[1] == sha256:
+                return load_artifact(place)
+        except ArtifactError:
+            continue
+    return None
+
+
 def load_engine(
     settings: Settings, clock: Callable[[], int], *, realtime: RealtimeConfig | None = None
 ) -> Engine:
@@ -141,7 +152,7 @@ def load_engine(
     features = open_feature_store(settings)
     users = SharedUserStates(features, settings.users_in_memory, settings.history)
     state = RealtimeState(realtime or RealtimeConfig(max_items=settings.max_items))
-    vectors = ItemVectors(settings.data_dir / "vectors" / artifact.sha256, _unknown(scorer))
+    vectors = ItemVectors(settings.data_dir / "vectors" / artifact.sha256, unknown_vectors(scorer))
     vectors.reserve(len(catalogue))
     missing = vectors.missing(catalogue.key)
     terms = layout.terms()
