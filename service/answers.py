@@ -222,7 +222,8 @@ class HealthAnswer(msgspec.Struct, omit_defaults=True):
 class StatusAnswer(msgspec.Struct):
     """Numbers for the page. `behind`: events of the log that are not in user states yet (null: the log does not
     answer). `trainer`: the trainer's own status, and its `behind`: records that it has not learned, and for how many
-    ms the oldest of them has waited."""
+    ms the oldest of them has waited. `bases`: those loaded here, which one `answers`, the `percent` of the
+    users that another one answers, what is `loading` and why one `failed`."""
 
     request_id: str
     base: str | None
@@ -232,6 +233,7 @@ class StatusAnswer(msgspec.Struct):
     trained_through: int | None
     stale: bool
     stale_reason: str | None
+    bases: dict[str, Any]
     items: int
     items_waiting: int
     events: dict[str, int]

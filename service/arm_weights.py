@@ -22,10 +22,11 @@ AGAIN_MS = 3_000
 
 
 class Fixed(NamedTuple):
-    """Weights f64 (2, d) of one version, and the event time (ms) that they are trained through."""
+    """Weights f64 (2, d) of one version, the event time (ms) that they are trained through, and their base."""
 
     weights: npt.NDArray[np.float64]
     through: int
+    base: str
 
 
 class ArmWeights:
@@ -66,4 +67,4 @@ class ArmWeights:
             self._reasons[v] = str(error)
             return None
         self._reasons.pop(v, None)
-        return Fixed(weights, version.watermark)
+        return Fixed(weights, version.watermark, version.base)

@@ -1,5 +1,5 @@
-"""The commands that the service needs alone: serve, config, topics, versions, keys, dead-letter. `trainer/cli.py` adds
-the rest and has main().
+"""The commands that the service needs alone: serve, config, topics, versions, base, keys, dead-letter. `trainer/cli.py`
+adds the rest and has main().
 
 Nothing heavy is imported here: every command imports what it runs, so that `--help` answers at once and
 `serve` never loads the trainer or torch.
@@ -12,7 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-from service import cli_dead_letter, cli_doctor, cli_keys, cli_mode, cli_schema, cli_size, cli_versions
+from service import (
+    cli_base,
+    cli_dead_letter,
+    cli_doctor,
+    cli_keys,
+    cli_mode,
+    cli_schema,
+    cli_size,
+    cli_versions,
+)
 from service.console import Config, DataDir, Json, TenantName, all_settings_of, main_of, note, report
 
 app = typer.Typer(
@@ -29,6 +38,7 @@ app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_dead_letter.app, name="dead-letter")
 app.command("mode")(cli_mode.mode)
 app.add_typer(cli_schema.app, name="schema")
+app.add_typer(cli_base.app, name="base")
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to bind to [default: 127.0.0.1].")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to bind to [default: 8080].")]

@@ -29,7 +29,7 @@ Number = Annotated[int, typer.Argument(help="Number of the version.", min=0)]
 
 
 @contextmanager
-def _store(settings: Settings) -> Iterator[WeightStore]:
+def open_store(settings: Settings) -> Iterator[WeightStore]:
     from features.errors import StoreError
     from service.weight_store import open_weight_store
 
@@ -51,7 +51,7 @@ def list_versions(
     json: Json = False,
 ) -> None:
     """List weight versions, newest first."""
-    with _store(settings_of(data_dir, config)) as store:
+    with open_store(settings_of(data_dir, config)) as store:
         found = [version.info() for version in store.versions(limit, before)]
         pinned = store.pinned()
     report({"pinned": pinned, "versions": found}, json, lambda: _table(found, pinned))
@@ -92,7 +92,7 @@ def show_version(
     """Show one version: what it was trained through, its hash, the norms of its weights, the distance to
     another.
     """
-    with _store(settings_of(data_dir, config)) as store:
+    with open_store(settings_of(data_dir, config)) as store:
         found = store.get(version)
         answer = found.info() | {"norms": found.norms()}
         if against is not None:
@@ -114,7 +114,7 @@ def diff_versions(
     settings = settings_of(data_dir, config)
     from service.version_diff import compare, lines
 
-    with _store(settings) as store:
+    with open_store(settings) as store:
         answer = compare(store.get(a), store.get(b), settings, top=top, head=head)
     report(answer, json, lambda: lines(answer))
 
@@ -127,9 +127,9 @@ def pin(
     too.
     """
     settings = settings_of(data_dir, config)
-    with _store(settings) as store:
+    with open_store(settings) as store:
         store.get(version)
-        offset = _control(settings, "pin", {"version": version})
+        offset = control(settings, "pin", {"version": version})
         done = _waited(wait, lambda: store.pinned() == version)
     report({"pin": version, "offset": offset, "pending": not done}, json)
 
@@ -140,8 +140,8 @@ def unpin(
 ) -> None:
     """End a pin: the newest weights are served again (or those pinned before)."""
     settings = settings_of(data_dir, config)
-    with _store(settings) as store:
-        offset = _control(settings, "unpin", {"version": version})
+    with open_store(settings) as store:
+        offset = control(settings, "unpin", {"version": version})
         done = _waited(wait, lambda: store.pinned() != version)
     report({"unpin": version, "offset": offset, "pending": not done}, json)
 
@@ -163,11 +163,11 @@ def rollback(
     """Go back to the weights of this version, and never learn again what was learned since (weights only)."""
     settings = settings_of(data_dir, config)
     body = {"to": version, "skip": _range(skip), "applies_to": "weights"}
-    with _store(settings) as store:
+    with open_store(settings) as store:
         store.get(version)
         latest = store.latest()
         before = latest.v if latest is not None else 0
-        offset = _control(settings, "rollback", body)
+        offset = control(settings, "rollback", body)
         done = _waited(wait, lambda: any(new.kind == "rollback" for new in store.versions_after(before)))
     report({"rollback": version, "offset": offset, "pending": not done}, json)
 
@@ -185,7 +185,7 @@ def _range(text: str | None) -> dict[str, dict[str, int]] | None:
     return {"from": {"event/0": int(first)}, "to": {"event/0": int(last)}}
 
 
-def _control(settings: Settings, kind: str, body: dict[str, Any]) -> int:
+def control(settings: Settings, kind: str, body: dict[str, Any]) -> int:
     """Append a control record for the trainer; returns its offset."""
     import orjson
 

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from features.errors import LogError, NotReady, ReplError
 from features.event_log import EventLog, open_log
@@ -19,7 +20,10 @@ from service import logs
 from service.arm_weights import ArmWeights
 from service.auth import Auth, open_auth
 from service.background import Background
+from service.base_loader import BaseLoader
+from service.bases import AnyRanker, AnyRetriever, Bases, LoadedBase
 from service.drain import Drain
+from service.encoders import ChangedRows, Encoders
 from service.engine import Engine, close_engine, has_base, load_engine
 from service.experiments import Experiments
 from service.following import FollowedEncoder, FollowedReplica
@@ -60,35 +64,27 @@ class Running:
     def __init__(self, service: Service, engine: Engine) -> None:
         settings, metrics, clock = service.settings, service.metrics, service.clock
         self._log = service.log
-        self.engine = engine
+        self._service = service
         engine.users.store = timed(engine.users.store, metrics.store_seconds)
         self._follows = service.worker is not None and not service.worker.leads
-        self.experiments = Experiments(settings.experiments)
-        self.arms = ArmWeights(self.experiments.versions, clock)
-        self.replica = self._replica(service)
-        self._encoder: ItemEncoder | None = None
-        if isinstance(self.replica, FollowedReplica):
-            self.encoder: ItemEncoder | FollowedEncoder = FollowedEncoder(self.replica)
-        else:
-            self.encoder = self._encoder = ItemEncoder(
-                engine.catalogue, engine.vectors, engine.scorer, engine.lock, metrics, engine.waiting
-            )
+        self._changes = ChangedRows(engine.catalogue)
+        home = self._encoder(engine)
+        self._encoders = None if self._follows else Encoders(home, engine.lock)
         self.consumer = UserStateConsumer(
             service.log,
             engine.schema,
             engine.users,
             engine.catalogue,
             engine.catalogue_store,
-            self._encoder,
+            self._encoders,
             engine.offsets,
             engine.lock,
             metrics,
             clock,
             ids_seen(service.log, settings),
         )
-        self.copies = LocalCopy(settings.data_dir / "local-copy")
-        self.copier = self._copier(service) if settings.weights_url is not None and not self._follows else None
-        self.publisher = self._publisher(service) if service.worker is not None and not self._follows else None
+        self.experiments = Experiments(settings.experiments)
+        self.arms = ArmWeights(self.experiments.versions, clock)
         self.impressions = Impressions(service.log, settings.served_queue, metrics)
         self.janitor = Janitor(
             service.log,
@@ -98,6 +94,13 @@ class Running:
             clock,
             tidies=not self._follows,
         )
+        self.titles = TitleIndexer(engine.catalogue, engine.lock)
+        self.bases = Bases()
+        self.replica = self._replica(service, engine)
+        self.encoder = self._waiting()
+        self.copies = LocalCopy(settings.data_dir / "local-copy")
+        self.copier = self._copier(service) if settings.weights_url is not None and not self._follows else None
+        self.publisher = self._publisher(service, engine) if service.worker is not None and not self._follows else None
         self.freshness = Freshness(
             lambda: self.consumer.through,
             self.failing,
@@ -105,42 +108,86 @@ class Running:
             engine.artifact.manifest.through,
             metrics,
         )
-        self.ranker = Ranker(
+        self.bases.begin(self._loaded(engine, home), self.replica)
+        self.ranker, self.retriever = AnyRanker(self.bases), AnyRetriever(self.bases)
+        self.loader = None if service.worker is not None else self._loader(service)
+
+    def bases_status(self) -> dict[str, Any]:
+        """Which bases are loaded, which answers, what is being loaded and why the last one could not be."""
+        loader = self.loader
+        work = (None, None) if loader is None else (loader.loading, loader.failed)
+        return {**self.bases.status(), "loading": work[0], "failed": work[1]}
+
+    def _loader(self, service: Service) -> BaseLoader:
+        """Other bases, beside the first. (Workers share the tables of one base: they load another when they start.)"""
+        assert self._encoders is not None
+        return BaseLoader(
+            service.settings,
+            self.bases,
+            self._encoders,
+            self.replica,
+            lambda made: self._loaded(made, self._encoder(made)),
+            lambda made: warm_up(made, service.objectives, service.clock()),
+        )
+
+    def _encoder(self, engine: Engine) -> ItemEncoder:
+        return ItemEncoder(
+            engine.catalogue,
+            engine.vectors,
+            engine.scorer,
+            engine.lock,
+            self._service.metrics,
+            engine.waiting,
+            self._changes,
+        )
+
+    def _loaded(self, engine: Engine, encoder: ItemEncoder) -> LoadedBase:
+        """Everything that answers by this engine's base."""
+        settings = self._service.settings
+        ranker = Ranker(
             engine,
             self.replica,
             self.freshness,
             self.impressions,
-            metrics,
+            self._service.metrics,
             log_items=settings.log_items,
             tenant=settings.tenant,
             experiments=self.experiments,
         )
-        self.titles = TitleIndexer(engine.catalogue, engine.lock)
-        self.retriever = Retriever(engine, self.ranker, self.titles)
+        return LoadedBase(engine, ranker, Retriever(engine, ranker, self.titles), encoder)
 
-    def _replica(self, service: Service) -> Replica:
-        engine = self.engine
+    @property
+    def engine(self) -> Engine:
+        """That of the base that answers."""
+        return self.bases.live.engine
+
+    def _waiting(self) -> Encoders | FollowedEncoder:
+        if isinstance(self.replica, FollowedReplica):
+            return FollowedEncoder(self.replica)
+        assert self._encoders is not None
+        return self._encoders
+
+    def _replica(self, service: Service, engine: Engine) -> Replica:
         if self._follows:
-            data_dir = service.settings.data_dir
-            return FollowedReplica(service.store, engine, data_dir, service.metrics, service.clock, self.arms)
+            return FollowedReplica(
+                service.store, self.bases, engine, service.settings.data_dir, service.metrics, service.clock, self.arms
+            )
         return Replica(
             service.store,
-            engine.artifact.sha256,
+            self.bases,
             engine.prior,
             engine.realtime,
             engine.lock,
             service.metrics,
             service.clock,
-            engine.use_realtime,
+            self.bases.use_realtime,
             self.arms,
         )
 
-    def _publisher(self, service: Service) -> Publisher:
+    def _publisher(self, service: Service, engine: Engine) -> Publisher:
         """For the other workers of this machine."""
         waiting = self.encoder
-        made = Publisher(
-            service.settings.data_dir, self.engine, self.replica, lambda: waiting.waiting, service.clock
-        )
+        made = Publisher(service.settings.data_dir, engine, self.replica, lambda: waiting.waiting, service.clock)
         self.replica.changing = made.changing
         return made
 
@@ -182,9 +229,10 @@ class Running:
 
     def _threads(self) -> list[Background]:
         """In the order in which they start."""
+        encoder = None if self._follows else self.bases.live.encoder
         every = (
-            self.consumer, self._encoder, self.replica, self.impressions, self.janitor, self.titles, self.copier,
-            self.publisher,
+            self.consumer, encoder, self.replica, self.impressions, self.janitor, self.titles,
+            self.copier, self.publisher, self.loader,
         )  # fmt: skip
         return [part for part in every if part is not None]
 
@@ -192,6 +240,8 @@ class Running:
         """End the threads and write what waits."""
         for part in reversed(self._threads()):
             part.stop()
+        if self._encoders is not None:
+            self._encoders.stop()
         close_engine(self.engine)
 
 
@@ -292,7 +342,7 @@ class Service:
             running = Running(self, load_engine(self.settings, self.clock, realtime=self._realtime, worker=self.worker))
             running.start()
             self._running = running
-            warm_up(running, self.objectives, self.clock())
+            warm_up(running.bases.live, self.objectives, self.clock())
         except ReplError as error:
             log.error("the service cannot start", extra={"reason": str(error)})
             self._fail(error)

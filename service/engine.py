@@ -26,7 +26,7 @@ from features.realtime import RealtimeConfig, RealtimeState
 from features.records import Offsets
 from features.schema import Schema
 from features.shared_pages import OwnPages, Pages, SharedPages
-from service.artifact import Artifact, find_base, load_artifact
+from service.artifact import MANIFEST, Artifact, find_base, load_artifact, read_manifest
 from service.catalogue_store import CatalogueStore
 from service.item_vectors import ItemVectors
 from service.last_layer import Bounds, Terms, term_bounds
@@ -104,7 +104,7 @@ def as_number(value: Any) -> float:
         return math.nan
 
 
-def _unknown(scorer: Scorer) -> tuple[npt.NDArray[np.float32], ...]:
+def unknown_vectors(scorer: Scorer) -> tuple[npt.NDArray[np.float32], ...]:
     """Vectors of an item of which nothing is known: tower (64,), coarse (32,), bias ()."""
     made = scorer.encode_items([ItemInput(UNKNOWN_ID)])
     return made.tower[0], made.coarse[0], made.bias[0]
@@ -142,6 +142,17 @@ def has_base(settings: Settings) -> bool:
     return True
 
 
+def find_installed(settings: Settings, sha256: str) -> Artifact | None:
+    """A base by its sha256, from the data directory, the sample or `base_dir`; None where it is not here (any more)."""
+    for place in (settings.data_dir / "base" / sha256, SAMPLE, settings.base_dir):
+        try:
+            if place is not None and (place / MANIFEST).exists() and read_manifest(place)[1] == sha256:
+                return load_artifact(place)
+        except ArtifactError:
+            continue
+    return None
+
+
 def load_engine(
     settings: Settings,
     clock: Callable[[], int],
@@ -163,7 +174,7 @@ def load_engine(
     items_from, waiting = _read_catalogue(catalogue, store)
     features = open_feature_store(settings)
     scorer = Scorer(artifact)
-    vectors = ItemVectors(settings.data_dir / "vectors" / artifact.sha256, _unknown(scorer))
+    vectors = ItemVectors(settings.data_dir / "vectors" / artifact.sha256, unknown_vectors(scorer))
     vectors.reserve(len(catalogue))
     missing = vectors.missing(catalogue.key)
     return _engine(
@@ -185,7 +196,7 @@ def _load_following(settings: Settings, config: RealtimeConfig) -> Engine:
     artifact, schema, layout = _load_base(settings, Path(found.base))
     scorer = Scorer(artifact)
     folder = settings.data_dir / "vectors" / artifact.sha256
-    vectors = ItemVectors(folder, _unknown(scorer), follows=True)
+    vectors = ItemVectors(folder, unknown_vectors(scorer), follows=True)
     catalogue = FollowedCatalogue(schema, settings.max_items, SharedPages(found.catalogue))
     catalogue.follow(vectors.capacity)
     features = open_feature_store(settings)

@@ -22,6 +22,7 @@ from features.realtime import RealtimeConfig, RealtimeState
 from features.shared_pages import SharedPages
 from features.user_state import UserState
 from service.arm_weights import ArmWeights
+from service.bases import Bases
 from service.engine import Engine
 from service.metrics import Metrics
 from service.replica import Replica, Snapshot
@@ -65,6 +66,7 @@ class FollowedReplica(Replica):
     def __init__(
         self,
         store: WeightStore,
+        bases: Bases,
         engine: Engine,
         data_dir: Path,
         metrics: Metrics,
@@ -74,13 +76,13 @@ class FollowedReplica(Replica):
         """engine: loaded from the tables that are announced in `data_dir`; arms: what experiments serve."""
         super().__init__(
             store,
-            engine.artifact.sha256,
+            bases,
             engine.prior,
             engine.realtime,
             engine.lock,
             metrics,
             clock,
-            engine.use_realtime,
+            bases.use_realtime,
             arms,
         )
         self._engine, self._data_dir = engine, data_dir
@@ -173,6 +175,7 @@ class FollowedReplica(Replica):
                 counters_through=told.counters_through,
                 following=told.following,
                 offsets=told.offsets,
+                base=self._bases.home,
             )
             self._metrics.version.set(told.version)
 

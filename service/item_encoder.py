@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from features.errors import StoreError
 from features.schema import Schema
 from features.words import one_text
 from service.background import Background
+from service.encoders import ChangedRows
 from service.item_vectors import ItemVectors
 from service.metrics import Metrics
 from service.row_set import RowSet
@@ -55,11 +57,18 @@ class ItemEncoder(Background):
         lock: threading.Lock,
         metrics: Metrics,
         waiting: Rows,
+        changes: ChangedRows | None = None,
     ) -> None:
-        """waiting: rows whose encoding was open when the catalogue was saved."""
+        """waiting: rows whose encoding was open when the catalogue was saved; changes: where other bases' encoders
+        follow the same catalogue."""
         self._catalogue, self._vectors, self._scorer = catalogue, vectors, scorer
         self._lock, self._metrics = lock, metrics
         self._waiting = RowSet(waiting)
+        self._changes = changes or ChangedRows(catalogue)
+        with lock:
+            self._changes.follow(self._waiting)
+        self.pace = 0.0
+        """Seconds to wait after each batch, as a share of what it took."""
         self._at_work = NO_ROWS
         super().__init__("item-encoder", 10.0)
 
@@ -67,6 +76,10 @@ class ItemEncoder(Background):
         """Start encoding."""
         self._wake.set()
         super().start()
+
+    def leave(self) -> None:
+        """Follow no changes any more; the caller holds the lock."""
+        self._changes.leave(self._waiting)
 
     def wake(self) -> None:
         """Items may have changed."""
@@ -83,8 +96,12 @@ class ItemEncoder(Background):
         while not self._stop.is_set():
             self._wake.wait(1.0)
             self._wake.clear()
-            while not self._stop.is_set() and self.step():
-                continue
+            while not self._stop.is_set():
+                began = time.perf_counter()
+                if not self.step():
+                    break
+                if self.pace:
+                    self._stop.wait(self.pace * (time.perf_counter() - began))
 
     def collect(self) -> Rows:
         """Rows that wait, changed ones included and those at work; the caller holds the lock."""
@@ -92,7 +109,7 @@ class ItemEncoder(Background):
         return np.union1d(self._waiting.rows(), self._at_work)
 
     def _gather(self) -> None:
-        self._waiting.add(self._catalogue.changed_rows())
+        self._changes.gather()
 
     def step(self) -> int:
         """Encode one batch; returns how many rows were looked at."""

@@ -56,6 +56,7 @@ def numbers(service: Service) -> dict[str, Any]:
         "trained_through": fresh.trained_through,
         "stale": fresh.stale,
         "stale_reason": running.freshness.reason(question),
+        "bases": running.bases_status(),
         "items": len(running.engine.catalogue),
         "items_waiting": running.encoder.waiting,
         "events": service.intake.totals(),

@@ -20,8 +20,9 @@ from service.replica import Replica
 class Plays:
     """Of one ranker; safe from several threads."""
 
-    def __init__(self, experiments: Experiments, replica: Replica, metrics: Metrics) -> None:
-        self._experiments, self._replica, self._metrics = experiments, replica, metrics
+    def __init__(self, experiments: Experiments, replica: Replica, metrics: Metrics, base: str) -> None:
+        """base: sha256 of the base that answers."""
+        self._experiments, self._replica, self._metrics, self._base = experiments, replica, metrics, base
         self._retrieved = 0
 
     def of(self, question: Question, surface: int) -> Play:
@@ -37,7 +38,7 @@ class Plays:
         if not len(self._experiments) or not question.log:
             return LIVE
         key = unit_key(question.user, question.session, question.request_id)
-        play = self._experiments.play(key, question.t, surface, self._replica.fixed)
+        play = self._experiments.play(key, question.t, surface, self._replica.fixed(self._base))
         for name, arm in play.experiments.items():
             self._metrics.experiments.labels(name, arm).inc()
         return play

@@ -59,7 +59,7 @@ class Ranker:
         self._engine, self._replica, self._freshness = engine, replica, freshness
         self._impressions, self._metrics = impressions, metrics
         self._log_items, self._tenant = log_items, tenant
-        self._plays = Plays(experiments or Experiments({}), replica, metrics)
+        self._plays = Plays(experiments or Experiments({}), replica, metrics, engine.artifact.sha256)
 
     def rank(self, question: Question, ids: Sequence[str], fields: Fields) -> Ranked:
         """Rank candidates; `ids` may hold repeats, `fields` are those that candidates brought along."""
@@ -128,16 +128,18 @@ class Ranker:
         for place, hidden in scorer.hidden_parts(found.towers, user, query):
             self._engine.assembler.put_hidden(z, place, hidden)
         snapshot, price = self._assemble(question, found, z, fields, query)
+        base = self._engine.artifact.sha256
         if play.version is not None:
-            snapshot = self._replica.pinned_to(snapshot, play.version)
+            snapshot = self._replica.pinned_to(snapshot, play.version, base)
         frozen = question.arm == "control" or play.does == "prior"
-        weights = self._replica.prior if frozen else snapshot.weights
+        weights, weights_version = snapshot.weights_of(base)
+        if frozen or weights is None:
+            weights, weights_version = self._engine.prior, 0
         raw = logits(z, weights, self._engine.bounds)
         keys = scores(question.objective, raw, price)
         places, chances = self._plays.arranged(question, play, found, coarse, keys)
-        ranked = self._answer(question, found, snapshot, raw, keys, coarse, places)
+        ranked = self._answer(question, found, snapshot, weights_version, raw, keys, coarse, places)
         ranked.mode, ranked.experiments = play.mode, play.experiments
-        ranked.weights_version = 0 if frozen else snapshot.weights_version
         if play.version is not None and snapshot.weights_through is not None:
             ranked.trained_through = snapshot.weights_through
             ranked.ages_ms["weights"] = max(0, question.t - snapshot.weights_through)
@@ -171,6 +173,7 @@ class Ranker:
         question: Question,
         found: Found,
         snapshot: Snapshot,
+        weights_version: int,
         raw: npt.NDArray[np.float64],
         keys: F32,
         coarse: F32,
@@ -185,7 +188,7 @@ class Ranker:
             request_id=question.request_id,
             base=self._engine.artifact.sha256,
             version=snapshot.version,
-            weights_version=snapshot.weights_version,
+            weights_version=weights_version,
             arm=question.arm,
             ages_ms=freshness.ages_ms,
             trained_through=freshness.trained_through,

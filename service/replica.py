@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,10 @@ from service.background import Background
 from service.local_copy import CopiedStore
 from service.metrics import Metrics
 from service.passthrough import surfaces_of
-from service.weight_store import HEADS, Version, WeightStore
+from service.weight_store import HEADS, Beside, Version, WeightStore, decode_weights
+
+if TYPE_CHECKING:
+    from service.bases import Bases
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,8 @@ ANNOUNCED_SECONDS = 0.25
 """Between two polls of a store that announces its versions: heartbeats, and announcements that were lost."""
 REALTIME = "realtime/"
 TRAINER_SILENT_MS = 10_000
+Pair = Version | Beside
+"""A base with its weights: `base`, `weights`, `weights_version`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +55,40 @@ class Snapshot:
     counters_through: int | None
     following: bool = False
     offsets: Mapping[str, int] = field(default_factory=dict)
+    base: str = ""  # that the weights are of
+    beside: str = ""  # another base that is loaded here, which answers `percent` of the users
+    beside_weights: npt.NDArray[np.float64] | None = None
+    beside_version: int = 0
+    percent: float = 0.0
+
+    def weights_of(self, base: str) -> tuple[npt.NDArray[np.float64] | None, int]:
+        """(weights, their version) of a base; (None, 0) where there are none."""
+        if base == self.base:
+            return self.weights, self.weights_version
+        return (self.beside_weights, self.beside_version) if base == self.beside else (None, 0)
 
 
 def stack(vectors: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
     """Weights of both heads as one f64 (2, d)."""
     return np.ascontiguousarray(np.stack([vectors[head] for head in HEADS]), np.float64)
+
+
+def serving_pair(wanted: Version, loaded: set[str]) -> Pair | None:
+    """The version itself where its base is loaded here; until then the pair beside it, which is kept up to date too."""
+    if wanted.base in loaded:
+        return wanted
+    beside = wanted.beside
+    return beside if beside is not None and beside.weights and beside.base in loaded else None
+
+
+def named_bases(*versions: Version) -> dict[str, str]:
+    """sha256 → url of all bases that versions speak of."""
+    found: dict[str, str] = {}
+    for version in versions:
+        found.setdefault(version.base, version.url)
+        if version.beside is not None:
+            found.setdefault(version.beside.base, version.beside.url)
+    return found
 
 
 class Replica(Background):
@@ -63,7 +98,7 @@ class Replica(Background):
     def __init__(
         self,
         store: WeightStore,
-        base: str,
+        bases: Bases,
         prior: npt.NDArray[np.float64],
         realtime: RealtimeState,
         lock: threading.Lock,
@@ -72,15 +107,18 @@ class Replica(Background):
         on_reload: Callable[[RealtimeState], None],
         arms: ArmWeights | None = None,
     ) -> None:
-        """base: sha256 of the base model here; prior: its weights (2, d); on_reload: called under `lock`; arms: what
-        experiments serve beside the newest version."""
+        """bases: those that are loaded here; prior: weights (2, d) of the first of them; on_reload: called under
+        `lock`; arms: what experiments serve beside the newest version."""
         self._store: WeightStore | CopiedStore = store
         self._switchboard = store
-        self._base, self._realtime = base, realtime
+        self._bases, self._realtime = bases, realtime
         self._announce = store.follow
         self._lock, self._metrics, self._clock, self._on_reload = lock, metrics, clock, on_reload
         self.prior = prior
-        self.snapshot = Snapshot(0, 0, prior, None, None)
+        self.snapshot = Snapshot(0, 0, prior, None, None, base=bases.home)
+        self.named: Mapping[str, str] = {}
+        """sha256 → url of the bases that the versions in use speak of."""
+        self._again = False
         self._pinned: int | None = None
         self._held: str | None = None
         self.beat: tuple[int, int, int] | None = None
@@ -133,7 +171,8 @@ class Replica(Background):
             self._metrics.switched(found)
             self.passthrough = found
         if self._arms is not None:
-            self._arms.refresh(self._switchboard, self._base, self.prior.shape)
+            base = self.snapshot.base or self._bases.home
+            self._arms.refresh(self._switchboard, base, self._bases.loaded[base].engine.prior.shape)
 
     def start_from(self, copy: CopiedStore) -> bool:
         """Serve what a local copy holds until the store has a version; False where it is damaged (logged)."""
@@ -167,10 +206,11 @@ class Replica(Background):
         if heartbeat is not None:
             self.beat = (heartbeat.watermark, heartbeat.counters_through, heartbeat.at)
         latest, pinned = self._store.latest(), self._store.pinned()
+        again, self._again = self._again, False
         if latest is None:
             return
         other = self._other_history(latest)
-        if latest.v == self.snapshot.version and pinned == self._pinned and not other:
+        if latest.v == self.snapshot.version and pinned == self._pinned and not other and not again:
             return
         if other or latest.v < self.snapshot.version:
             self._reload(latest)
@@ -206,19 +246,33 @@ class Replica(Background):
         with self._lock:
             self._on_reload(fresh)
 
+    def choose_again(self) -> None:
+        """Other bases are loaded than before."""
+        self._again = True
+        self._wake.set()
+
     def _apply(self, changes: list[Ops], latest: Version, pinned: int | None) -> None:
-        weights, source = self._weights(latest, pinned)
+        wanted = latest if pinned is None else self._store.get(pinned)
+        self.named = named_bases(wanted, latest)
+        pair = serving_pair(wanted, set(self._bases.loaded))
+        weights, source = self._weights(wanted, pair)
+        beside = self._beside(wanted, pair)
         joined = Ops.concat(changes) if changes else None
         through = source.watermark if source is not None else None
         following = source is not None and pinned is None and latest.held is None
         fresh = Snapshot(
             version=latest.v,
-            weights_version=source.weights_version if source is not None else 0,
+            weights_version=0 if source is None or pair is None else pair.weights_version,
             weights=weights,
             weights_through=latest.watermark if following else through,
             following=following,
             counters_through=latest.counters_through,
             offsets=latest.offsets,
+            base=self._bases.home if pair is None else pair.base,
+            beside="" if beside is None else beside.base,
+            beside_weights=None if beside is None else self._checked(wanted.v, beside),
+            beside_version=0 if beside is None else beside.weights_version,
+            percent=0.0 if beside is None else beside.percent,
         )
         with self._lock, self.changing():
             if joined is not None:
@@ -230,37 +284,49 @@ class Replica(Background):
         self._metrics.hold(self._held, latest.held)
         self._held = latest.held
 
-    def _weights(self, latest: Version, pinned: int | None) -> tuple[npt.NDArray[np.float64], Version | None]:
-        """The weights to serve and the version they come from; the prior where they are of another base."""
-        wanted = latest if pinned is None else self._store.get(pinned)
-        self.foreign_base = None if wanted.base == self._base else wanted.base
-        if self.foreign_base is not None:
-            return self.prior, None
-        if wanted.weights_version != wanted.v:
+    def _weights(
+        self, wanted: Version, pair: Pair | None
+    ) -> tuple[npt.NDArray[np.float64], Version | None]:
+        """The weights to serve and the version they come from; the prior where they are of bases that are not here."""
+        self.foreign_base = None if pair is not None else wanted.base
+        if pair is None:
+            return self._bases.loaded[self._bases.home].engine.prior, None
+        origin = wanted
+        if pair.weights_version != wanted.v:
             try:
-                origin = self._store.get(wanted.weights_version)
+                origin = self._store.get(pair.weights_version)
             except UnknownVersion:  # thinned out; its weights are also in `wanted`
                 origin = wanted
-        else:
-            origin = wanted
-        weights = stack(wanted.vectors())
-        if weights.shape != self.prior.shape:
-            raise StoreError(f"version {wanted.v} has weights {weights.shape}, not {self.prior.shape}")
-        return weights, origin
+        return self._checked(wanted.v, pair), origin
 
-    @property
-    def fixed(self) -> Mapping[int, Fixed]:
-        """Versions that arms of experiments serve, as far as they are here."""
-        return self._arms.have if self._arms is not None else {}
+    def _checked(self, v: int, pair: Pair) -> npt.NDArray[np.float64]:
+        weights = stack(decode_weights(pair.weights))
+        prior = self._bases.loaded[pair.base].engine.prior
+        if weights.shape != prior.shape:
+            raise StoreError(f"version {v} has weights {weights.shape}, not {prior.shape}")
+        return weights
 
-    def pinned_to(self, snapshot: Snapshot, v: int) -> Snapshot:
+    def _beside(self, wanted: Version, pair: Pair | None) -> Beside | None:
+        """The pair beside the one that is served, if it is loaded here and has weights."""
+        beside = wanted.beside
+        if beside is None or not beside.weights or pair is not wanted or beside.base not in self._bases.loaded:
+            return None
+        return beside
+
+    def fixed(self, base: str) -> Mapping[int, Fixed]:
+        """Versions that arms of experiments serve, as far as they are here and of this base."""
+        have = self._arms.have if self._arms is not None else {}
+        return {v: one for v, one in have.items() if one.base == base}
+
+    def pinned_to(self, snapshot: Snapshot, v: int, base: str) -> Snapshot:
         """The snapshot with the weights of a version of `fixed`; counters stay those of the newest."""
-        found = self.fixed.get(v)
+        found = self.fixed(base).get(v)
         if found is None:  # another base came between
             return snapshot
         return replace(
-            snapshot, weights_version=v, weights=found.weights, weights_through=found.through, following=False
-        )
+            snapshot, base=base, weights_version=v, weights=found.weights, weights_through=found.through,
+            following=False,
+        )  # fmt: skip
 
     @property
     def trainer_silent(self) -> bool:

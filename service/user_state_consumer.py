@@ -22,7 +22,7 @@ from features.records import Many, Offsets, Record, Stream, marked, partitions_i
 from features.schema import Schema
 from service.background import Background
 from service.catalogue_store import CatalogueStore
-from service.item_encoder import ItemEncoder
+from service.encoders import Encoders
 from service.log_positions import LOG, generation_in, log_key, positions_in, to_store
 from service.memory import trim
 from service.metrics import Metrics
@@ -67,7 +67,7 @@ class UserStateConsumer(Background):
         users: SharedUserStates,
         catalogue: Catalogue,
         store: CatalogueStore | None,
-        encoder: ItemEncoder | None,
+        encoder: Encoders | None,
         offsets: tuple[Offsets | None, Offsets | None],
         lock: threading.Lock,
         metrics: Metrics,

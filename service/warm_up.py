@@ -12,12 +12,12 @@ from service.ranked import Question
 from service.requests import decode_rank
 
 if TYPE_CHECKING:
-    from service.core import Running
+    from service.bases import LoadedBase
 
 _ROWS = 200
 
 
-def warm_up(running: Running, objectives: Objectives, t: int) -> None:
+def warm_up(running: LoadedBase, objectives: Objectives, t: int) -> None:
     """Rank up to 200 items of the catalogue and one unknown, with and without a query, and explain."""
     catalogue = running.engine.catalogue
     names = [catalogue.ids(row) for row in range(min(_ROWS, len(catalogue)))]

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from features import redis_extra
 from features.errors import StoreError
-from service.weight_version import HEADS, Version, chunk_sha
+from service.weight_version import HEADS, Version, chunk_sha, decode_weights
 
 T = TypeVar("T")
 PIECE_BYTES = 256 << 10  # also how large chunks are stored: part of format 1
@@ -119,15 +119,22 @@ def unseal_version(key: str, data: bytes, v: int | None = None) -> Version:
     found = decoded(key, unseal(key, data), Version)
     if v is not None and found.v != v:
         raise damaged(key, f"it holds version {found.v}")
+    _check_weights(key, found.weights)
+    if found.beside is not None and found.beside.weights:
+        _check_weights(key, found.beside.weights)
+    return found
+
+
+def _check_weights(key: str, data: bytes) -> None:
+    """Raise StoreError unless these are weights that may be served."""
     try:
-        heads = found.vectors()
+        heads = decode_weights(data)
     except (SafetensorError, KeyError, ValueError) as error:
         raise damaged(key, f"its weights cannot be read: {error}") from error
     if len({heads[head].shape for head in HEADS}) != 1 or any(row.ndim != 1 for row in heads.values()):
         raise damaged(key, f"weights of shapes {[heads[head].shape for head in HEADS]}")
     if any(row.dtype != np.float64 or not np.isfinite(row).all() for row in heads.values()):
         raise damaged(key, "its weights are not all finite f64 numbers")
-    return found
 
 
 def check_chunk(key: str, sha: str, data: bytes) -> bytes:

@@ -16,6 +16,7 @@ from service.weight_keeping import Keeping
 from service.weight_store_sqlite import EmbeddedWeightStore
 from service.weight_version import (
     HEADS,
+    Beside,
     Checkpoint,
     CheckpointWrite,
     Heartbeat,
@@ -28,6 +29,7 @@ from service.weight_version import (
 
 __all__ = [
     "HEADS",
+    "Beside",
     "Checkpoint",
     "CheckpointWrite",
     "Heartbeat",

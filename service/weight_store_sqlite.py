@@ -18,13 +18,14 @@ import msgspec
 from features.errors import StoreError, UnknownVersion
 from service.weight_flags import check_flags
 from service.weight_keeping import Keeping, checkpoints_over, keep_versions
-from service.weight_version import FORMAT, Checkpoint, CheckpointWrite, Heartbeat, Version
+from service.weight_version import FORMAT, Checkpoint, CheckpointWrite, Heartbeat, Version, read_alongside
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS store_meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS versions(v INTEGER PRIMARY KEY, base TEXT NOT NULL, kind TEXT NOT NULL,
   weights_version INTEGER NOT NULL, weights BLOB NOT NULL, offsets BLOB NOT NULL, watermark INTEGER NOT NULL,
   counters_through INTEGER NOT NULL, held TEXT, hash TEXT NOT NULL, created INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS alongside(v INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS pins(v INTEGER PRIMARY KEY, place INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS kept(v INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS flags(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -38,7 +39,7 @@ CREATE INDEX IF NOT EXISTS trainer_states_checkpoint ON trainer_states(checkpoin
 """
 _COLUMNS = (
     "v, base, kind, weights_version, weights, offsets, watermark, counters_through, held, hash, created, "
-    "v IN (SELECT v FROM pins)"
+    "v IN (SELECT v FROM pins), (SELECT body FROM alongside WHERE alongside.v = versions.v)"
 )
 _SIGNED = 1 << 63
 
@@ -112,6 +113,8 @@ class EmbeddedWeightStore:
                version.held, version.hash, version.created)  # fmt: skip
         with self._transaction() as db:
             db.execute(f"INSERT INTO versions VALUES ({','.join('?' * len(row))})", row)
+            if version.alongside():
+                db.execute("INSERT OR REPLACE INTO alongside VALUES (?, ?)", (version.v, version.alongside()))
             if changes is not None:
                 db.execute("INSERT INTO changes VALUES (?, ?)", (version.v, changes))
             for v, wanted in (pins or {}).items():
@@ -226,6 +229,7 @@ class EmbeddedWeightStore:
         with self._transaction() as db:
             dropped = [_drop_checkpoint(db, v) for v in old]
             db.executemany("DELETE FROM versions WHERE v = ?", [(v,) for v in drop])
+            db.executemany("DELETE FROM alongside WHERE v = ?", [(v,) for v in drop])
             recent = [v for v, created, _ in ages if created >= now - 60_000]
             late = min(recent, default=ages[-1][0] + 1 if ages else 0)
             changes = db.execute("DELETE FROM changes WHERE v <= ?", (min(oldest_change, late - 1),)).rowcount
@@ -265,10 +269,13 @@ class EmbeddedWeightStore:
 
 
 def _version(row: tuple[Any, ...]) -> Version:
-    v, base, kind, of, weights, offsets, watermark, through, held, digest, created, pinned = row
+    v, base, kind, of, weights, offsets, watermark, through, held, digest, created, pinned, more = row
     places = msgspec.json.decode(offsets, type=dict[str, int])
     is_pinned = bool(pinned)
-    return Version(v, base, kind, of, weights, places, watermark, through, held, digest, created, is_pinned)
+    url, beside = read_alongside(more)
+    return Version(
+        v, base, kind, of, weights, places, watermark, through, held, digest, created, is_pinned, url, beside
+    )
 
 
 def _set_pin(db: sqlite3.Connection, v: int, wanted: bool) -> None:

@@ -22,6 +22,20 @@ FORMAT = 1
 Kind = Literal["push", "rollback", "base", "start", "resume"]
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """The pair beside the one that is served: another base with weights of its own, kept up to date as they are.
+
+    It was staged and is not promoted yet, or it is the one before, which a revert goes back to."""
+
+    base: str
+    url: str  # where its files were staged from; "": every data directory has it
+    weights: bytes = b""  # as in `Version`; empty until the trainer runs it
+    weights_version: int = 0
+    watermark: int = 0  # ms, trained through
+    caught_up: bool = False  # it learns what the served pair learns, as that comes
+    percent: float = 0.0  # of the users that it answers
+
+
 class Version(msgspec.Struct, frozen=True):
     """One weight version (docs/formats.md §6). `weights` is safetensors of `click` and `purchase`, f64[d]."""
 
@@ -37,6 +51,18 @@ class Version(msgspec.Struct, frozen=True):
     hash: str
     created: int  # ms, wall clock; not in the hash
     pinned: bool = False  # as read; commit ignores it
+    url: str = ""  # where its base was staged from, if it was
+    beside: Beside | None = None
+
+    def weights_of(self, base: str) -> bytes | None:
+        """The weights of a base in this version; None where it has none of it."""
+        if base == self.base:
+            return self.weights
+        return (self.beside.weights or None) if self.beside is not None and self.beside.base == base else None
+
+    def alongside(self) -> bytes:
+        """What a version of one pair alone does not have, as msgpack; nothing where there is none."""
+        return msgspec.msgpack.encode((self.url, self.beside)) if self.url or self.beside is not None else b""
 
     def vectors(self) -> dict[str, NDArray[np.float64]]:
         """The weights of both heads, f64[d] each."""
@@ -63,6 +89,9 @@ class Version(msgspec.Struct, frozen=True):
         """What is shown of a version: every field but the weights themselves."""
         shown = msgspec.structs.asdict(self)
         shown.pop("weights")
+        if self.beside is not None:
+            shown["beside"] = msgspec.structs.asdict(self.beside)
+            shown["beside"].pop("weights")
         return shown
 
 
@@ -91,6 +120,11 @@ class Heartbeat(msgspec.Struct, frozen=True):
     watermark: int
     counters_through: int
     at: int
+
+
+def read_alongside(body: bytes | None) -> tuple[str, Beside | None]:
+    """The inverse of `Version.alongside`: (url, beside)."""
+    return msgspec.msgpack.decode(body, type=tuple[str, Beside | None]) if body else ("", None)
 
 
 def encode_weights(click: NDArray[np.float64], purchase: NDArray[np.float64]) -> bytes:

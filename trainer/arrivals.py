@@ -21,17 +21,17 @@ from features.ops import IMPRESSION, Ops, OpsBuilder
 from features.realtime import RealtimeState
 from features.records import UNREADABLE, Record, ServedRecord
 from features.user_state import NO_RECENTS, Recents
-from trainer.hold import EVENT
+from trainer.hold import DONE, EVENT, SHOWN
 from trainer.join import Act, Shown
 from trainer.publish import Learning
 from trainer.reconstruct import Reconstructor
 from trainer.served import ServedIndex, ranking_key
+from trainer.shadow import Shadow
 from trainer.shown_inputs import ShownInputs
 from trainer.states import TrainerStates
 
 Keys = NDArray[np.uint64]
 Held = tuple[Any, ...]
-SHOWN, DONE = 0, 1
 ITEMS = 200_000  # whose row and key are remembered
 
 
@@ -52,9 +52,9 @@ class Arrivals:
     ) -> None:
         """base, hidden: sha256 of the base, and its number of hidden dimensions."""
         self.catalogue, self.realtime, self.users = catalogue, realtime, users
-        self.dedup, self.served, self.learning = dedup, served, learning
-        self.reconstruct, self.base = reconstruct, base
-        self.inputs = ShownInputs(learning.join, served, reconstruct, base, hidden, self._make)
+        self.dedup, self.served = dedup, served
+        self.use(learning, reconstruct, base, hidden)
+        self.shadow: Shadow | None = None
         self.skips: dict[str, list[tuple[int, int]]] = {"counters": [], "user_state": []}
         self.dead: list[tuple[Record, str]] = []
         self.deleted: list[tuple[str, str, int]] = []  # tenant, user, place
@@ -62,6 +62,13 @@ class Arrivals:
         self._behaviours = catalogue.schema.behaviours
         self._builder = OpsBuilder()
         self._parts: list[Ops] = []
+
+    def use(self, learning: Learning, reconstruct: Reconstructor, base: str, hidden: int) -> None:
+        """Teach this pair from now on."""
+        self.learning, self.reconstruct, self.base = learning, reconstruct, base
+        self.inputs = ShownInputs(
+            learning.join, self.served, reconstruct, base, hidden, self._make, self.users.get
+        )
 
     # arrival
 
@@ -80,6 +87,8 @@ class Arrivals:
             waiting = self.learning.join.waiting(key)
             if waiting is not None:
                 self.inputs.replace(key, waiting, found, record)
+            if self.shadow is not None:
+                self.shadow.served(key, found, record)
 
     def take(self, record: Record, t: int) -> None:
         """One record of the stream `event`, at its effective time t."""
@@ -101,7 +110,10 @@ class Arrivals:
         elif isinstance(event, events.RankingEvent):
             self._ranking(event, record, t)
         elif isinstance(event, events.ItemEvent):
-            self.reconstruct.forget(self.catalogue.apply(event))
+            row = self.catalogue.apply(event)
+            self.reconstruct.forget(row)
+            if self.shadow is not None:
+                self.shadow.reconstruct.forget(row)
         elif isinstance(event, events.UserEvent) and event.op == "delete":
             self.users.delete(actor_key(event.user, None))
             self.deleted.append((record.tenant, event.user, record.place))
@@ -138,6 +150,8 @@ class Arrivals:
         self.learning.hold.push(
             t, EVENT, (DONE, kind, item, category, ranking, counted, record.place, recents)
         )
+        if self.shadow is not None and self.shadow.live:
+            self.shadow.act(t, kind, item, ranking, record.place)
 
     def _ranking(self, event: events.RankingEvent, record: Record, t: int) -> None:
         if self.learning.join.known(ranking_key(record.tenant, event.id)):
@@ -156,32 +170,19 @@ class Arrivals:
         )  # fmt: skip
         self.reconstruct.assembler.fill_position(shown.z, positions, surface)
         self.learning.join.show(shown)
+        if self.shadow is not None and self.shadow.live:
+            self.shadow.show(event, record, rows, shown)
         if not self._skipped("counters", record.place):
             self.learning.hold.push(t, EVENT, (SHOWN, surface, keys, categories, positions))
 
     def infer(self, ranking: int, acts: list[Act]) -> Shown | None:
-        """`infer_shown`: the items of an answer of ours down to one below the last that was clicked; None where its
-        record is not known, is of another base, or holds none of them."""
-        found = self.served.get(ranking)
-        if found is None or found.base != self.base or found.z_rows().shape[1] != self.learning.join.d:
-            return None
-        keys = [item_key(item) for item in found.items]
-        places = [keys.index(item) for _, item, _, _ in acts if item in keys]
-        if not places:
-            return None
-        n = min(max(places) + 2, len(keys))
-        items, positions = np.array(keys[:n], np.uint64), np.arange(1, n + 1, dtype=np.int16)
-        rows = self.catalogue.rows_of_keys(items)
-        categories = np.zeros(n, np.uint64)
-        categories[rows >= 0] = self.catalogue.category[rows[rows >= 0]]
-        z = found.z_rows()[:n].copy()
-        self.reconstruct.assembler.fill_position(z, positions, found.surface)
-        offset = acts[0][3]  # a skipped range reaches what this interaction has told
-        if not self._skipped("counters", offset):
-            self.learning.hold.push(found.t, EVENT, (SHOWN, found.surface, items, categories, positions))
-        actor = actor_key(found.user, found.session)
-        control = found.arm == "control"
-        return Shown(ranking, found.t, offset, found.surface, items, categories, positions, z, actor, control)
+        """`infer_shown`: see `ShownInputs.inferred`; what was shown is counted too."""
+        shown = self.inputs.inferred(ranking, acts)
+        if shown is not None and not self._skipped("counters", shown.offset):
+            self.learning.hold.push(
+                shown.t, EVENT, (SHOWN, shown.surface, shown.items, shown.categories, shown.positions)
+            )
+        return shown
 
     def _make(
         self, event: events.RankingEvent, t: int, rows: NDArray[np.int32], actor: int
@@ -195,6 +196,8 @@ class Arrivals:
     def release(self, through: int) -> None:
         """Let out what is due: ops are collected (`count_ops` applies them), labels go to the join."""
         self.learning.release(through, self._let_out)
+        if self.shadow is not None and self.shadow.live:
+            self.shadow.release(through)
 
     def _let_out(self, t: int, held: Held) -> None:
         if held[0] == SHOWN:

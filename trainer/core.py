@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,13 +36,14 @@ from features.records import (
 from service.artifact import Artifact
 from service.last_layer import term_bounds
 from service.scorer import Scorer
-from service.weight_store import Kind, Version
+from service.weight_store import Kind, Version, decode_weights
 from trainer.arrivals import Arrivals
 from trainer.cuts import Batch
 from trainer.gate import PRIOR
 from trainer.meta import Meta
 from trainer.publish import TIMERS, Learning
 from trainer.reconstruct import Reconstructor
+from trainer.rollout import KINDS, Rollout, base_needed
 from trainer.rules import Rules
 from trainer.served import ServedIndex
 from trainer.states import TrainerStates
@@ -52,6 +53,8 @@ EVENT: Stream = "event"
 MAX_CHANGES = 1 << 20  # bytes of ops that a version carries; replicas reload instead
 WeightsOf = Callable[[int], Version]
 BaseOf = Callable[[str], Artifact | None]
+Fetch = Callable[[str, str, Collection[str]], Artifact]
+"""(sha256, url, bases in use) → the base, checked and installed here; raises ReplError."""
 
 
 @dataclass
@@ -69,12 +72,12 @@ class Outcome:
 
 
 def version_hash(
-    base: str, offsets: Mapping[str, int], watermark: int, weights: bytes, counters: str
+    base: str, offsets: Mapping[str, int], watermark: int, weights: bytes, counters: str, alongside: bytes = b""
 ) -> str:
     """The content hash of a version (docs/formats.md §6)."""
     found = hashlib.sha256(base.encode())
     found.update(msgspec.json.encode(dict(sorted(offsets.items()))))
-    found.update(str(watermark).encode() + b"\0" + weights + counters.encode())
+    found.update(str(watermark).encode() + b"\0" + weights + counters.encode() + alongside)
     return found.hexdigest()
 
 
@@ -107,10 +110,21 @@ class Core:
         self.totals: dict[str, int] = {}
         self.log: dict[str, str] = {}
         self.generation = self.first_cut = 0
-        self.learning = self._learning(artifact)
+        self.event_log = event_log
+        self.fetch: Fetch | None = None
+        self.configured = artifact.sha256
+        self.learning = self.new_learning(artifact)
         self._use(artifact)
+        self.rollout = Rollout(self)
 
-    def _learning(self, artifact: Artifact) -> Learning:
+    def base(self, sha256: str, url: str) -> Artifact:
+        """A base that records of the log speak of, fetched where it is not here. Raises ArtifactError."""
+        found = self._base_of(sha256)
+        if found is None and url and self.fetch is not None:
+            found = self.fetch(sha256, url, (self.artifact.sha256, self.configured))
+        return base_needed(found, sha256)
+
+    def new_learning(self, artifact: Artifact) -> Learning:
         layout = ZLayout(artifact.manifest.hidden, artifact.schema)
         artifact.require_layout(layout.names, layout.fingerprint)
         rules = self.rules
@@ -122,13 +136,23 @@ class Core:
             rate=rules.learning_rate,
         )
 
-    def _use(self, artifact: Artifact) -> None:
-        self.artifact = artifact
+    def reconstructor(self, artifact: Artifact) -> Reconstructor:
+        """What makes inputs by a base."""
         layout = ZLayout(artifact.manifest.hidden, artifact.schema)
         assembler = Assembler(layout, artifact.schema, self.catalogue, self.realtime)
+        return Reconstructor(self.catalogue, Scorer(artifact), assembler)
+
+    def answer_with(self, artifact: Artifact, learning: Learning, reconstruct: Reconstructor) -> None:
+        """This pair answers from now on, and all arrivals teach it."""
+        self.artifact, self.learning = artifact, learning
+        self.arrivals.use(learning, reconstruct, artifact.sha256, artifact.manifest.hidden)
+        self._set_infer()
+
+    def _use(self, artifact: Artifact) -> None:
+        self.artifact = artifact
         self.arrivals = Arrivals(
             self.catalogue, self.realtime, self.users, self.dedup, self.served, self.learning,
-            Reconstructor(self.catalogue, Scorer(artifact), assembler), artifact.sha256, layout.hidden,
+            self.reconstructor(artifact), artifact.sha256, artifact.manifest.hidden,
         )  # fmt: skip
         self._set_infer()
 
@@ -154,6 +178,7 @@ class Core:
             log=dict(self.log),
             generation=self.generation,
             first_cut=self.first_cut,
+            configured=self.configured,
         )
 
     def adopt(self, meta: Meta, *, learned: bool) -> None:
@@ -161,6 +186,7 @@ class Core:
         self.v, self.weights_version, self.watermark = meta.v, meta.weights_version, meta.watermark
         self.offsets, self.totals = dict(meta.offsets), dict(meta.totals)
         self.log, self.generation, self.first_cut = dict(meta.log), meta.generation, meta.first_cut
+        self.configured = meta.configured or meta.base
         self.learning.skipped = list(meta.skipped)
         self.arrivals.skips = {name: list(ranges) for name, ranges in meta.skips.items()}
         if not learned:
@@ -174,11 +200,14 @@ class Core:
     def forget_served(self, fresh: ServedIndex) -> None:
         """Served records lie elsewhere from now on: those known so far cannot be read any more."""
         self.served = self.arrivals.served = self.arrivals.inputs.served = fresh
+        self.rollout.forget_served(fresh)
 
     def due(self) -> int | None:
         """The watermark at which something held is due; None when nothing waits."""
-        entry = self.learning.hold.next_due()
-        return None if entry is None else entry + self.rules.hold_ms
+        if self.rollout.reading is not None:
+            return self.watermark
+        found = [entry for hold in self.rollout.holds() if (entry := hold.next_due()) is not None]
+        return min(found) + self.rules.hold_ms if found else None
 
     def step(self, v: int, cut: Cut, batch: Batch, created: int) -> Outcome:
         """Learn what cut v covers. created: wall clock, ms, for the version's row only.
@@ -189,6 +218,7 @@ class Core:
         kind: Kind = "start" if v == 1 else "push"
         self.learning.join.begin(v)
         batch = {stream: marked(records, self.generation) for stream, records in batch.items()}
+        self.rollout.begin_cut(v)
         for record in batch["control"]:
             kind = self._control(record, cut, outcome) or kind
         arrivals = self.arrivals
@@ -202,6 +232,7 @@ class Core:
         arrivals.count_ops()
         push = self.learning.push(v, self.watermark, self.offsets)
         self.weights_version = v if push.changed or v == 1 else self.weights_version
+        self.rollout.end_cut(v, sum(map(len, batch.values())))
         self._finish(outcome, kind, push.weights, push.held, arrivals.taken_ops(), created)
         self._total(batch)
         return outcome
@@ -213,12 +244,7 @@ class Core:
     def _finish(
         self, outcome: Outcome, kind: Kind, weights: bytes, held: str | None, ops: Ops | None, created: int
     ) -> None:
-        sha, v = self.artifact.sha256, self.v
-        digest = version_hash(sha, self.offsets, self.watermark, weights, self.realtime.digest())
-        through = self.watermark - self.rules.hold_ms
-        outcome.version = Version(
-            v, sha, kind, self.weights_version, weights, self.offsets, self.watermark, through, held, digest, created
-        )
+        outcome.version = self._version(kind, weights, held, created)
         body = b"" if ops is None else ops.to_bytes()
         outcome.changes = None if len(body) > MAX_CHANGES or kind == "start" else body
         outcome.checkpoint = outcome.checkpoint or kind != "push"
@@ -227,6 +253,19 @@ class Core:
         # what is blanked next cannot be replayed: a restart must not have to go back before it
         outcome.checkpoint = outcome.checkpoint or bool(outcome.deleted)
         outcome.wanted = self.learning.gate.state.wanted
+
+    def _version(self, kind: Kind, weights: bytes, held: str | None, created: int) -> Version:
+        sha, watermark, through = self.artifact.sha256, self.watermark, self.watermark - self.rules.hold_ms
+        made = Version(
+            self.v, sha, kind, self.weights_version, weights, self.offsets, watermark, through, held, "", created,
+            url=self.rollout.urls.get(sha, ""), beside=self.rollout.beside(),
+        )  # fmt: skip
+        digest = version_hash(sha, self.offsets, watermark, weights, self.realtime.digest(), made.alongside())
+        return msgspec.structs.replace(made, hash=digest)
+
+    def standing(self) -> Version:
+        """The version that this core stands at, as far as its hash goes."""
+        return self._version("push", self.learning.last, None, 0)
 
     def _total(self, batch: Batch) -> None:
         for stream, records in batch.items():
@@ -237,6 +276,8 @@ class Core:
     def _control(self, record: Record, cut: Cut, outcome: Outcome) -> Kind | None:
         try:
             body = msgspec.json.decode(record.body, type=dict[str, Any])
+            if record.kind in KINDS:
+                return "base" if self.rollout.obey(record.kind, body, record.place, outcome) else None
             return self._obey(record.kind, body, cut, outcome)
         except (msgspec.MsgspecError, KeyError, TypeError, ValueError, UnknownVersion) as error:
             self.learning.join.count("control_refused")
@@ -263,16 +304,21 @@ class Core:
             raise ValueError(f"unknown kind {kind!r}")
         return None
 
-    def _roll_back(self, body: dict[str, Any], cut: Cut, outcome: Outcome) -> Kind:
+    def _roll_back(self, body: dict[str, Any], cut: Cut, outcome: Outcome) -> Kind | None:
+        if body.get("base") not in (None, self.artifact.sha256):
+            return None  # a gate asked for it whose pair answers no more: there it has been done
         to, means, start = int(body["to"]), None, Offsets()
-        if to != PRIOR:
-            version = self._earlier(to)
-            if version.base != self.artifact.sha256:
+        version = None if to == PRIOR else self._earlier(to)
+        if version is not None:
+            weights = version.weights_of(self.artifact.sha256)
+            if weights is None:
                 raise ValueError(f"version {to} is of another base")
-            means, start = version.vectors(), version.offsets
+            means, start = decode_weights(weights), version.offsets
             outcome.keep.append(to)
         skip = self._ranges(body.get("skip") or {"from": start, "to": cut.offsets})
         self.learning.roll_back(to, means, self.watermark, skip)
+        if body.get("by") != "gate":  # the pair beside has a gate of its own
+            self.rollout.roll_back(to, version, skip)
         self.learning.join.count("rollbacks")
         outcome.checkpoint = True
         return "rollback"
@@ -287,6 +333,7 @@ class Core:
     def _skip(self, what: str, skipped: list[tuple[int, int]]) -> None:
         if what == "weights":
             self.learning.skip(skipped)
+            self.rollout.skip(skipped)
         else:
             self.arrivals.skips[what] += skipped
 
@@ -309,14 +356,17 @@ class Core:
         self.learning.follow(
             rules.join(), noise=rules.process_noise, rate=rules.learning_rate, resized=resized
         )
+        self.rollout.follow_rules(resized=resized)
         self._set_infer()
 
     def _change_base(self, sha256: str, outcome: Outcome) -> Kind | None:
         if sha256 == self.artifact.sha256:
+            self.configured = sha256
             return None
         artifact = self._base_of(sha256)
         if artifact is None:
             raise ValueError(f"base {sha256} is not here")
+        self.configured = sha256
         self.change_base(artifact)
         outcome.checkpoint = True
         return "base"
@@ -330,7 +380,8 @@ class Core:
                 value=artifact.schema.fingerprint,
                 hint="serve it from a data directory of its own: replay the log there",
             )
-        learning, old = self._learning(artifact), self.learning
+        self.rollout.reset()
+        learning, old = self.new_learning(artifact), self.learning
         old.hold.drop(TIMERS)
         learning.take_over(old)
         skips = self.arrivals.skips

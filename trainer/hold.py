@@ -16,6 +16,9 @@ EVENT, RETRY, NEGATIVE, PURCHASE, INFER = range(5)
 """Kinds: a held event; a label that had to wait; a ranking whose unclicked items become negatives; a click
 that becomes a purchase negative; an answer whose shown items are inferred from its clicks."""
 
+SHOWN, DONE = range(2)
+"""What a held event is: the items that a ranking showed, or what somebody did."""
+
 Entry = tuple[int, int, int, Any]
 
 
@@ -51,6 +54,17 @@ class Hold:
         self._heap = kept
         heapq.heapify(self._heap)
         return dropped
+
+    def exchange(self, other: Hold, kind: int) -> None:
+        """Give all entries of this kind to the other hold, and take its own; they keep their order."""
+        mine, theirs = ([entry for entry in hold._heap if entry[1] == kind] for hold in (self, other))
+        self.drop(frozenset((kind,)))
+        other.drop(frozenset((kind,)))
+        self._heap += theirs
+        other._heap += mine
+        for hold in (self, other):
+            heapq.heapify(hold._heap)
+        self._number = other._number = max(self._number, other._number)
 
     def state(self, pack: Callable[[Any], Any]) -> bytes:
         """All entries, sorted, as msgpack; `pack` makes plain values of the payload of an event."""

@@ -136,6 +136,16 @@ class Join:
         return Shown(ranking, int(row["t"]), int(row["offset"]), int(row["surface"]), of["item"],
                      of["category"], of["position"], z, int(row["actor"]), waiting=True)  # fmt: skip
 
+    def foretold(self, ranking: int) -> tuple[NDArray[np.float64], NDArray[np.uint8]] | None:
+        """P(click) of a ranking's items by the weights when they were shown (nan: not known), and their states; None
+        where they are not held any more."""
+        rank = self._ranking_of.get(ranking)
+        row = None if rank is None else self.rankings.fixed[rank % self.rules.capacity]
+        if row is None or row["first"] < self.shown.oldest:
+            return None
+        live = self.shown.live[self.shown.slots(int(row["first"]), int(row["n"]))]
+        return live["seen"]["p"], live["state"]
+
     def _evict(self, n: int) -> None:
         """Decide the rows that n new ones will overwrite: those still open are negatives now."""
         ring = self.shown
@@ -442,6 +452,11 @@ class Join:
         for name, ring in self._rings().items():
             found.update({f"{name}/{part}": data for part, data in ring.changed_chunks().items()})
         return found
+
+    def mark_changed(self) -> None:
+        """Nothing of it is stored under the name that it has now."""
+        for ring in self._rings().values():
+            ring.mark_changed()
 
     def mark_clean(self) -> None:
         """What `changed_chunks` gave is stored."""

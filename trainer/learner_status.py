@@ -73,6 +73,7 @@ class Report:
             "curve": learning.gate.state.curve[-CURVE_POINTS:],
             "curve_columns": ["t", "examples", "loss_live", "loss_frozen", "auc_live", "auc_frozen"],
             "differing": list(differing),
+            "bases": core.rollout.status(),
         }
 
 

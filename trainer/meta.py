@@ -25,3 +25,4 @@ class Meta(msgspec.Struct):
     log: dict[str, str] = {}  # cluster and topic ids that `offsets` belong to
     generation: int = 0  # logs gone through before this one
     first_cut: int = 0  # version v is cut at offset v - 1 - first_cut
+    configured: str = ""  # the base that the settings named last; another one may answer since

@@ -19,8 +19,9 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 
 import msgspec
 
@@ -42,12 +43,14 @@ from service.artifact import Artifact
 from service.settings import Settings
 from service.weight_keeping import Keeping
 from service.weight_store import CheckpointWrite, Heartbeat, Kind, WeightStore, open_weight_store
+from trainer.base_begin import Beginner
 from trainer.blas import single_thread
-from trainer.checkpoint import Checkpoints, meta_of, restore
-from trainer.core import BaseOf, Core, Outcome
+from trainer.checkpoint import Checkpoints, meta_of, restore, rollout_of
+from trainer.core import BaseOf, Core, Fetch, Outcome
 from trainer.cuts import MAX_RECORDS, READ, Batch, choose, cover
 from trainer.learner_status import Report
 from trainer.log_identity import HINT, check_log, resume
+from trainer.rollout import base_needed
 from trainer.rules import Rules
 from trainer.states import TrainerStates
 from trainer.turn import turn
@@ -85,16 +88,19 @@ class OnlineTrainer:
         cadence: Clock | None = None,
         realtime: RealtimeConfig | None = None,
         base_of: BaseOf = no_base,
+        fetch: Fetch | None = None,
         steps: Callable[[int], None] = _no_step,
         max_records: int = MAX_RECORDS,
     ) -> None:
-        """base_of: an artifact by sha256 (after a change of base); steps: called after each numbered step;
-        cadence: the clock of checkpoints, heartbeats and thinning, where it is not that of the cuts."""
+        """base_of: an artifact by sha256 (after a change of base); fetch: a staged one, by sha256 and url;
+        steps: called after each numbered step; cadence: the clock of checkpoints, heartbeats and thinning, where it
+        is not that of the cuts."""
         single_thread()
         self._log, self._store, self._artifact, self._settings = event_log, store, artifact, settings
         self._clock, self._steps, self._max_records = clock, steps, max_records
         self._realtime = realtime or RealtimeConfig(max_items=settings.max_items)
         self._other_base = base_of
+        self._beginner, self._fetch = Beginner(event_log, fetch), fetch
         self._checkpoints = Checkpoints(store)
         self._report = Report(clock)
         self._cadence = cadence or clock
@@ -105,7 +111,10 @@ class OnlineTrainer:
         self.differing: list[int] = []  # versions whose replay did not meet their hash
 
     def _base_of(self, sha256: str) -> Artifact | None:
-        return self._artifact if sha256 == self._artifact.sha256 else self._other_base(sha256)
+        for known in (self._artifact, self._beginner.ready):
+            if known is not None and known.sha256 == sha256:
+                return known
+        return self._other_base(sha256)
 
     # start: restore, then follow the recorded cuts
 
@@ -146,6 +155,8 @@ class OnlineTrainer:
         chunks = self._checkpoints.load(checkpoint)
         meta = meta_of(chunks)
         base = self._base_of(meta.base)
+        if base is None and meta.configured not in ("", meta.base):
+            base = self._promoted(chunks, meta.base)
         if base is None:
             log.error("the base of the newest checkpoint is not here: its weights are left", extra={"base": meta.base})
         core = self._core(base or self._artifact, msgspec.convert(meta.rules, Rules))
@@ -153,12 +164,19 @@ class OnlineTrainer:
         core.adopt(meta, learned=base is not None)
         return core
 
+    def _promoted(self, chunks: Mapping[str, bytes], sha256: str) -> Artifact:
+        """The base that answers since it was promoted, fetched again. Raises ArtifactError."""
+        url = rollout_of(chunks).urls.get(sha256, "")
+        return base_needed(self._fetch(sha256, url, (self._artifact.sha256,)) if self._fetch and url else None, sha256)
+
     def _core(self, artifact: Artifact, rules: Rules) -> Core:
         users = TrainerStates(self._store, self._settings.users_in_memory, rules.history)
-        return Core(
+        made = Core(
             self._log, users, artifact, rules,
             realtime=self._realtime, weights_of=self._store.get, base_of=self._base_of,
         )  # fmt: skip
+        made.fetch = self._fetch
+        return made
 
     def _resume(self, at: str) -> None:
         latest = self._store.latest()
@@ -194,7 +212,7 @@ class OnlineTrainer:
 
     def _changes_of_setup(self) -> Iterator[tuple[str, dict[str, object]]]:
         """Control records for a base or for settings that are not those learned with so far."""
-        if self._artifact.sha256 != self.core.artifact.sha256:
+        if self._artifact.sha256 != self.core.configured:
             yield "base", {"sha256": self._artifact.sha256}
         rules, known = Rules.of(self._settings), self.core.rules
         changed = {
@@ -214,6 +232,9 @@ class OnlineTrainer:
     def tick(self) -> bool:
         """Choose the next cut and take it. False when there was nothing to do (then only the heartbeat beats)."""
         core, now = self.core, self._clock()
+        begun = self._beginner.look(core, now)
+        if begun is not None:
+            self._append_control("base-begin", begun)
         chosen = choose(self._log, core.offsets, core.watermark, now, core.due(), self._max_records)
         if chosen is None:
             self.caught_up = True
@@ -298,7 +319,8 @@ class OnlineTrainer:
         wanted = outcome.wanted or {}
         to = dict(outcome.version.offsets)
         skip = {"from": {name: wanted["from"].get(name, 0) for name in partitions_in("event", to)}, "to": to}
-        return {"to": wanted["to"], "skip": skip, "applies_to": "weights", "by": "gate", "reason": wanted["reason"]}
+        told = {"by": "gate", "base": outcome.version.base, "reason": wanted["reason"]}
+        return {"to": wanted["to"], "skip": skip, "applies_to": "weights", **told}
 
     def _letters(self, outcome: Outcome) -> None:
         for record, reason in outcome.dead:
@@ -316,12 +338,15 @@ class OnlineTrainer:
             self._beat_at = at
             through = max(self.core.watermark, now if self.caught_up else 0)
             beat = Heartbeat(through, through - self.core.rules.hold_ms, now)
-            self._store.beat(beat, self._report.status(self.core, now, self.differing))
+            status = self._report.status(self.core, now, self.differing)
+            status["bases"]["fetch_failed"] = self._beginner.failure
+            self._store.beat(beat, status)
         if at - self._thin_at >= THIN_MS:
             self._thin_at = at
             check_log(self.core, self._log)
             # what the gate may go back to stays, however long ago it was pushed
-            self._store.thin(now, [one.v for one in self.core.learning.gate.state.snapshots])
+            kept = [one.v for one in self.core.learning.gate.state.snapshots]
+            self._store.thin(now, kept + self.core.rollout.kept())
 
 
 def run(
@@ -336,7 +361,7 @@ def run(
 
 
 def _train(settings: Settings, stop: threading.Event, resume_at: str | None) -> None:
-    from trainer.bases import base_by_sha, current_base
+    from trainer.bases import base_by_sha, current_base, fetch_base
 
     with closing(open_log(settings)) as event_log:
         fsync, keeping = settings.durable == "fsync", Keeping.of(settings)
@@ -345,6 +370,7 @@ def _train(settings: Settings, stop: threading.Event, resume_at: str | None) -> 
             trainer = OnlineTrainer(
                 event_log, store, current_base(settings), settings,
                 base_of=lambda sha256: base_by_sha(settings, sha256),
+                fetch=partial(fetch_base, settings),
             )  # fmt: skip
             trainer.start(resume_at)
             gc.freeze()

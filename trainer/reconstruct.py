@@ -78,15 +78,29 @@ class Reconstructor:
         self, event: RankingEvent, rows: Rows, state: UserState | None
     ) -> tuple[NDArray[np.float32], int]:
         """The base's hidden vectors f32 (n, h), and the surface (1 with query words)."""
+        text = event.fields.get("query")
         actor = actor_key(event.user, event.session)
+        return self.hidden(actor, text if isinstance(text, str) else None, rows, state)
+
+    def as_logged(self, actor: int, text: str | None, rows: Rows, state: UserState | None) -> NDArray[np.float16]:
+        """`hidden` as a served record has it: f16 (n, h)."""
+        made, _ = self.hidden(actor, text, rows, state)
+        z = self.assembler.empty(len(rows))
+        self.assembler.put_hidden(z, 0, made)
+        return np.ascontiguousarray(z[: made.shape[1]].T).astype(np.float16)
+
+    def hidden(
+        self, actor: int, text: str | None, rows: Rows, state: UserState | None
+    ) -> tuple[NDArray[np.float32], int]:
+        """The base's hidden vectors f32 (n, h) of catalogue rows, for an actor key with the state that she had then,
+        and the surface (1 with query words)."""
         none = state is None or not len(state)
         recent = np.zeros(0, np.uint64) if state is None else state.items[-LENGTH:]
         towers = self._tower_rows(self._catalogue.rows_of_keys(recent))
         kinds = np.zeros(0, np.uint8) if none or state is None else state.kinds[-LENGTH:].copy()
         times = np.zeros(0, np.int64) if none or state is None else state.times[-LENGTH:].copy()
         user = self._scorer.encode_actor(actor, towers, kinds, times)
-        text = event.fields.get("query")
-        query = self._scorer.encode_query(text) if isinstance(text, str) else None
+        query = self._scorer.encode_query(text) if text is not None else None
         return self._scorer.hidden(self._tower_rows(rows), user, query), 0 if query is None else 1
 
     def _candidate_numbers(self, event: RankingEvent) -> NDArray[np.float32] | None:

@@ -73,6 +73,11 @@ class Ring:
                 found[f"live/{k}"] = self.live[part].tobytes()
         return found
 
+    def mark_changed(self) -> None:
+        """Nothing of it is stored under the name that it has now."""
+        self._written[:] = True
+        self._touched[:] = True
+
     def mark_clean(self) -> None:
         """What `changed_chunks` gave is stored."""
         self._written[:] = False

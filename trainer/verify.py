@@ -12,17 +12,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from features.errors import OffsetLost, StoreError, UnknownVersion
+from features.errors import ArtifactError, OffsetLost, StoreError, UnknownVersion
 from features.event_log import EventLog, open_log
 from features.realtime import RealtimeConfig
 from features.records import Cut
 from service.artifact import Artifact
 from service.settings import Settings
-from service.weight_store import Checkpoint, Version, WeightStore, open_weight_store
+from service.weight_store import Checkpoint, Version, WeightStore, decode_weights, open_weight_store
 from trainer.bases import base_by_sha
 from trainer.blas import single_thread
 from trainer.checkpoint import meta_of, restore
-from trainer.core import BaseOf, Core, version_hash
+from trainer.core import BaseOf, Core
 from trainer.cuts import cover
 from trainer.rules import Rules
 from trainer.states import TrainerStates
@@ -61,6 +61,8 @@ def verify_version(
         if core is None:
             return answer | {"reason": f"the base {wanted.base} is not here any more"}
         return answer | _replay(event_log, store, core, wanted)
+    except ArtifactError as error:
+        return answer | {"reason": error.message}
     except OffsetLost as error:
         return answer | {"reason": f"the log does not reach back that far: {error.message}"}
 
@@ -89,9 +91,8 @@ def _replay(event_log: EventLog, store: WeightStore, core: Core, wanted: Version
     largest = 0.0
     deleted = False
     if core.v == wanted.v:
-        compared, last = 1, core.learning.last
-        digest = version_hash(wanted.base, core.offsets, core.watermark, last, core.realtime.digest())
-        differing += [wanted.v] if digest != wanted.hash else []
+        compared, here = 1, core.standing()
+        differing += [wanted.v] if here.hash != wanted.hash else []
     while core.v < wanted.v:
         at = core.v - core.first_cut
         records = event_log.read("cut", at, 1)
@@ -109,7 +110,7 @@ def _replay(event_log: EventLog, store: WeightStore, core: Core, wanted: Version
         compared += 1
         if known.hash != outcome.version.hash:
             differing.append(known.v)
-            largest = max(largest, _difference(known, outcome.version))
+            largest = max(largest, *_differences(known, outcome.version))
     exact = not differing
     found: dict[str, Any] = {
         "ok": exact or largest <= TOLERANCE, "exact": exact, "cuts": cuts, "compared": compared,
@@ -124,7 +125,14 @@ def _replay(event_log: EventLog, store: WeightStore, core: Core, wanted: Version
     return found
 
 
-def _difference(a: Version, b: Version) -> float:
-    """Largest difference between two versions' weights."""
-    left, right = a.vectors(), b.vectors()
+def _differences(a: Version, b: Version) -> list[float]:
+    """Largest difference between two versions' weights, base by base; infinite where one has none of a base."""
+    names = {one.base for version in (a, b) for one in (version, version.beside) if one is not None and one.weights}
+    return [_difference(a.weights_of(name), b.weights_of(name)) for name in sorted(names)]
+
+
+def _difference(a: bytes | None, b: bytes | None) -> float:
+    if a is None or b is None:
+        return float("inf")
+    left, right = decode_weights(a), decode_weights(b)
     return max(float(np.abs(left[head] - right[head]).max()) for head in left)

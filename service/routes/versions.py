@@ -61,7 +61,7 @@ def _moved(service: Service, version: Version, against: int | None) -> dict[str,
     running = service.running
     if version.base != running.engine.artifact.sha256:
         return {}
-    distances = np.linalg.norm(stack(version.vectors()) - running.replica.prior, axis=1)
+    distances = np.linalg.norm(stack(version.vectors()) - running.engine.prior, axis=1)
     return dict(zip(HEADS, distances.tolist(), strict=True))
 
 

@@ -19,7 +19,15 @@ from features.errors import Fenced, SettingsError, StoreError, WentBack
 from service.settings import Settings
 from service.weight_keeping import DAY
 from service.weight_redis_keys import Keys, seal, seal_version
-from service.weight_store import Checkpoint, CheckpointWrite, Heartbeat, Version, chunk_sha, encode_weights
+from service.weight_store import (
+    Beside,
+    Checkpoint,
+    CheckpointWrite,
+    Heartbeat,
+    Version,
+    chunk_sha,
+    encode_weights,
+)
 from service.weight_store_redis import RedisWeightStore
 from tests.conftest import fresh_tenant
 from tests.redis_server import RedisServer
@@ -321,6 +329,10 @@ def nan(v: int) -> bytes:
     return encode_weights(np.array([1.0, np.nan, 1.0]), np.zeros(3))
 
 
+def with_beside(weights: bytes) -> Version:
+    return msgspec.structs.replace(version(1), beside=Beside("ef" * 32, "", weights))
+
+
 @pytest.mark.parametrize(
     ("poison", "why"),
     [
@@ -329,6 +341,7 @@ def nan(v: int) -> bytes:
         (lambda data: seal_version(version(1, weights=nan(1))), "not all finite"),
         (lambda data: seal_version(version(1, weights=encode_weights(np.zeros(3), np.zeros(2)))), "shapes"),
         (lambda data: seal_version(version(1, weights=b"no safetensors")), "cannot be read"),
+        (lambda data: seal_version(with_beside(nan(1))), "not all finite"),
         (lambda data: seal_version(version(9)), "it holds version 9"),
         (lambda data: seal(b"no msgpack"), "damaged"),
     ],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from features.errors import InvalidRequest, StoreError, UnknownVersion
 from service.settings import Settings
 from service.weight_keeping import DAY, HOUR, MINUTE, Keeping, checkpoints_over, keep_versions
 from service.weight_store import (
+    Beside,
     Checkpoint,
     CheckpointWrite,
     Heartbeat,
@@ -63,6 +65,24 @@ def checkpoint(store: WeightStore, v: int, chunks: dict[str, bytes], states: dic
     store.put_chunks({chunk_sha(body): body for body in chunks.values()})
     manifest = Checkpoint(v, {"event/0": v}, named)
     store.commit(version(v, created=v), b"", CheckpointWrite(manifest, list(states.items())))
+
+
+def test_the_pair_beside_is_kept_with_its_version(
+    store: WeightStore, open_store: Callable[[], WeightStore]
+) -> None:
+    store.commit(version(1), b"")
+    weights = encode_weights(np.ones(2), np.zeros(2))
+    beside = Beside("cd" * 32, "https://shop.example/base", weights, 2, 400, True, 12.5)
+    store.commit(msgspec.structs.replace(version(2), url="bases/ab", beside=beside), b"")
+    again = open_store()
+    assert (again.get(1).beside, again.get(1).url) == (None, "")
+    for found in (again.latest(), again.get(2), again.versions(1)[0], again.versions_after(1)[0]):
+        assert found is not None
+        assert (found.beside, found.url) == (beside, "bases/ab")
+        assert found.weights_of("cd" * 32) == weights
+        assert found.weights_of("ab" * 32) == found.weights
+        assert found.weights_of("ef" * 32) is None
+    assert "weights" not in again.get(2).info()["beside"]
 
 
 def test_an_empty_store_has_nothing(store: WeightStore) -> None:

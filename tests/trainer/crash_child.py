@@ -57,11 +57,13 @@ def learn(order: dict[str, Any]) -> dict[str, Any]:
 
     redis = {name: order[name] for name in ("weights_url", "tenant") if name in order}
     settings = Settings(data_dir=data_dir, max_items=2_000, join_capacity=2_000, **redis)
+    others = [load_artifact(Path(order["other"]))] if "other" in order else []
     fence, opened = Fence(data_dir), open_weight_store(settings, writer=True)
     with closing(fence), closing(open_log(settings, lambda: END)) as log, closing(opened) as store:
         trainer = OnlineTrainer(
             log, store, load_artifact(Path(order["base"])), settings, clock=lambda: END,
             cadence=Cadence(order.get("jump", 900)), realtime=SMALL, steps=step, max_records=CUT,
+            base_of=lambda sha256: next((one for one in others if one.sha256 == sha256), None),
         )  # fmt: skip
         trainer.start()
         if "kill" not in order:
@@ -74,9 +76,12 @@ def learn(order: dict[str, Any]) -> dict[str, Any]:
 def summary(trainer: OnlineTrainer, store: Any) -> dict[str, Any]:
     """Everything that two equal trainers share."""
     core, latest = trainer.core, store.latest()
-    learned = b"".join(core.learning.learner.chunks().values()) + b"".join(core.learning.gate.chunks().values())
-    rings = [ring.digest() for ring in core.learning.join._rings().values()]
+    pairs = [core.learning] + ([] if core.rollout.shadow is None else [core.rollout.shadow.learning])
+    learned = b"".join(part for one in pairs for of in (one.learner, one.gate) for part in of.chunks().values())
+    rings = [ring.digest() for one in pairs for ring in one.join._rings().values()]
     return {
+        "base": core.artifact.sha256, "rollout": {k: v for k, v in core.rollout.status().items() if k != "counts"},
+        "beside": None if core.rollout.shadow is None else dict(core.rollout.shadow.learning.join.counts),
         "v": latest.v, "hash": latest.hash, "weights": hashlib.sha256(latest.weights).hexdigest(),
         "learner": hashlib.sha256(learned).hexdigest(), "join": rings, "counters": core.realtime.digest(),
         "catalogue": core.catalogue.digest(), "dedup": core.dedup.digest(), "totals": core.totals,

@@ -26,8 +26,9 @@ SMALL = RealtimeConfig(max_items=2_000, max_categories=256, max_lists=1_000, nei
 TESTKIT_BASE = Path(__file__).resolve().parents[2] / "service" / "testkit_base"
 
 
-def make_base(place: Path, variance: float = 0.02, seed: int = 3) -> Artifact:
-    """The untrained graphs of the test kit, with the layout of this code and a random prior."""
+def make_base(place: Path, variance: float = 0.02, seed: int = 3, *, other: bool = False) -> Artifact:
+    """The untrained graphs of the test kit, with the layout of this code and a random prior; other: with tables of
+    its own, so that its hidden vectors are others, and the same prior but for less weight on them."""
     from features.attached import Attached
     from service.artifact import _read, _tensors, read_manifest
 
@@ -40,8 +41,13 @@ def make_base(place: Path, variance: float = 0.02, seed: int = 3) -> Artifact:
         origin={"data": "tests", "seed": seed},
     )  # fmt: skip
     tables = _tensors(TESTKIT_BASE / "tables.safetensors", _read(TESTKIT_BASE / "tables.safetensors"))
+    if other:
+        tables = {name: table[::-1].copy() for name, table in tables.items()}
     graphs = {name: (TESTKIT_BASE / f"{name}.onnx").read_bytes() for name in ("item", "user", "query", "fine")}
     prior = {head: (rng.normal(0, 0.05, layout.d), np.eye(layout.d) * variance) for head in ("click", "purchase")}
+    if other:
+        for mean, _ in prior.values():
+            mean[: layout.hidden] *= 0.1
     write_artifact(place, manifest, tables=tables, attached=Attached.empty(), prior=prior, graphs=graphs)
     return load_artifact(place)
 
@@ -173,8 +179,32 @@ def shop_records(
 END = START + 400_000
 
 
-def crash_log(data_dir: Path, artifact: Artifact, seconds: int) -> None:
-    """A log with all that can go wrong in it: late and unknown records, a rollback, a pin, a flood of clicks."""
+def control(kind: str, **body: object) -> NewRecord:
+    """A control record."""
+    return NewRecord(kind, "default", 0, "control", msgspec.json.encode({"v": 1, "by": "test", **body}))
+
+
+def rollout_marks(seconds: int, other: Artifact) -> list[tuple[int, NewRecord]]:
+    """A rollout of another base, by time: staged, begun behind the log, refused, promoted, taken back, promoted to
+    some, then to all."""
+    sha = other.sha256
+    return [
+        (START + seconds * share * 10, record)
+        for share, record in (
+            (10, control("base-stage", sha256=sha, url="")),
+            (12, control("base-begin", sha256=sha, **{"from": {"event/0": 0, "served/0": 0}})),
+            (13, control("base-promote", sha256=sha, percent=100)),
+            (62, control("base-promote", sha256=sha, percent=100)),
+            (66, control("base-revert")),
+            (70, control("base-promote", sha256=sha, percent=30)),
+            (74, control("base-promote", sha256=sha, percent=100)),
+        )
+    ]
+
+
+def crash_log(data_dir: Path, artifact: Artifact, seconds: int, other: Artifact | None = None) -> None:
+    """A log with all that can go wrong in it: late and unknown records, a rollback, a pin, a flood of clicks; with
+    another base, its rollout too."""
     from features.records import NewRecord as New
 
     clock = Clock()
@@ -186,6 +216,7 @@ def crash_log(data_dir: Path, artifact: Artifact, seconds: int) -> None:
         (START + seconds * 320, New("pin", "default", 0, "c", b'{"v":1,"version":14,"by":"test"}')),
         (START + seconds * 330, New("rollback", "default", 0, "c", b'{"v":1,"to":99999,"by":"test"}')),
     ]
+    marks = sorted(marks + ([] if other is None else rollout_marks(seconds, other)), key=lambda mark: mark[0])
     for t, stream, records in shop_records(artifact, seconds):
         clock.now = max(clock.now, t)
         while marks and marks[0][0] <= t:

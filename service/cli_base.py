@@ -1,0 +1,151 @@
+"""`repl-ranker base …`: roll another base model out: stage it, promote it, take it back; and how far that is.
+
+Each is a record on the control stream, which the trainer carries out or refuses with its next cut; what became of it
+stands in the trainer's status. Only `fetch` and `stage` touch files: they put the base into this data directory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.cli_versions import control, open_store
+from service.console import Config, DataDir, Json, report, settings_of
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+    from service.weight_store import WeightStore
+
+app = typer.Typer(help="Roll out another base model beside the one that answers.", no_args_is_help=True)
+
+Source = Annotated[str, typer.Argument(help="Its directory or http(s) address: where manifest.json lies.")]
+Base = Annotated[str, typer.Argument(help="The base's sha256 [default: the one beside].")]
+PAUSE = 0.2
+
+
+@app.command("fetch")
+def fetch_base(source: Source, data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+    """Fetch a base into DATA_DIR/base and check every file; nothing is served by it yet."""
+    report({"base": _fetched(settings_of(data_dir, config), source)}, json)
+
+
+@app.command("stage")
+def stage(
+    source: Source,
+    wait: Annotated[float, typer.Option("--wait", help="Seconds to wait for the trainer's answer.")] = 10.0,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Have rankers load a base beside the one that answers, and the trainer learn its last layer in the background."""
+    settings = settings_of(data_dir, config)
+    sha256 = _fetched(settings, source)
+    url = source if "://" in source else str(Path(source).resolve())
+    with open_store(settings) as store:
+        answer = _carried_out(settings, store, "base-stage", {"sha256": sha256, "url": url}, wait)
+    _report(answer, json, wait)
+
+
+@app.command("promote")
+def promote(
+    base: Base = "",
+    percent: Annotated[
+        float, typer.Option("--percent", help="Of the users, by their hash; 100: all, for good.")
+    ] = 100.0,
+    wait: Annotated[
+        float, typer.Option("--wait", help="Seconds to wait until it has caught up and can be judged.")
+    ] = 10.0,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Answer by the staged base; refused with the figures where its log loss is more than 2 % above the live pair's."""
+    settings = settings_of(data_dir, config)
+    with open_store(settings) as store:
+        deadline = time.monotonic() + wait
+        while _status(store).get("hinders") and time.monotonic() < deadline:
+            time.sleep(PAUSE)
+        body = {"sha256": base or _status(store).get("beside") or "", "percent": percent}
+        answer = _carried_out(settings, store, "base-promote", body, max(10.0, wait))
+    _report(answer, json, wait)
+
+
+@app.command("revert")
+def revert(
+    wait: Annotated[float, typer.Option("--wait", help="Seconds to wait for the trainer's answer.")] = 10.0,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Go back to the base before: its pair was kept up to date all the while."""
+    settings = settings_of(data_dir, config)
+    with open_store(settings) as store:
+        answer = _carried_out(settings, store, "base-revert", {}, wait)
+    _report(answer, json, wait)
+
+
+@app.command("status")
+def status(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+    """Which base answers, which one stands beside it, how far that one has come, and both pairs' log loss."""
+    with open_store(settings_of(data_dir, config)) as store:
+        found = _status(store)
+        latest = store.latest()
+    answer = {"version": None if latest is None else latest.v, **found}
+    report(answer, json, lambda: _lines(answer))
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"answers   {found.get('live', 'not known: no trainer has run yet')}"
+    beside = found.get("beside") or found.get("staged")
+    if beside:
+        yield f"beside    {beside}"
+        yield f"state     {found['state']}" + (f", {found['behind']:,} records behind" if found["behind"] else "")
+    if found.get("percent"):
+        yield f"percent   {found['percent']:g} of the users are answered by the one beside"
+    figures = found.get("figures") or {}
+    if figures.get("ratio") is not None:
+        yield (
+            f"log loss  {figures['loss_live']:.5f} live, {figures['loss_beside']:.5f} beside "
+            f"({figures['ratio'] - 1:+.2%}) on {figures['shown']:.0f} shown items"
+        )
+    for name in ("hinders", "fetch_failed"):
+        if found.get(name):
+            yield f"{name.replace('_', ' '):<9} {found[name]}"
+
+
+def _status(store: WeightStore) -> dict[str, Any]:
+    found: dict[str, Any] = store.status().get("bases", {})
+    return found
+
+
+def _fetched(settings: Settings, source: str) -> str:
+    from service.base_fetch import fetch
+
+    return fetch(source, settings.data_dir / "base").sha256
+
+
+def _carried_out(
+    settings: Settings, store: WeightStore, kind: str, body: dict[str, Any], wait: float
+) -> dict[str, Any]:
+    """Append the record, and wait for what becomes of it: {…body, done, reason, figures?, pending}."""
+    place = control(settings, kind, body)
+    deadline = time.monotonic() + wait
+    while True:
+        last = _status(store).get("last", {})
+        if last.get("place", -1) >= place:
+            answered = {name: last[name] for name in ("done", "reason", "figures") if name in last}
+            return {**body, "offset": place, **answered, "pending": False}
+        if time.monotonic() >= deadline:
+            return {**body, "offset": place, "done": False, "reason": "the trainer has not answered", "pending": True}
+        time.sleep(PAUSE)
+
+
+def _report(answer: dict[str, Any], json: bool, waited: float) -> None:
+    """Status 1 where it was refused, and where the trainer did not answer in the time it was given."""
+    report(answer, json)
+    if not answer["done"] and (waited or not answer["pending"]):
+        raise typer.Exit(1)
