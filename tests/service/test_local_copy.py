@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from features.errors import StoreError
 from features.ops import IMPRESSION, Ops, OpsBuilder
 from features.realtime import RealtimeConfig, RealtimeState
+from service.bases import Bases
 from service.local_copy import KEPT, LocalCopy
 from service.metrics import Metrics
 from service.replica import REALTIME, Replica
@@ -84,8 +86,10 @@ def _ops(t: int, items: tuple[int, ...]) -> Ops:
 
 
 def replica(store: RedisWeightStore) -> Replica:
-    lock = threading.Lock()
-    return Replica(store, "base", PRIOR, RealtimeState(CONFIG), lock, Metrics(), lambda: 99, lambda fresh: None)
+    lock, bases = threading.Lock(), Bases()
+    bases.loaded = {"base": SimpleNamespace(engine=SimpleNamespace(prior=PRIOR))}  # type: ignore[dict-item]
+    bases.home = "base"
+    return Replica(store, bases, PRIOR, RealtimeState(CONFIG), lock, Metrics(), lambda: 99, lambda fresh: None)
 
 
 def start(store: RedisWeightStore, copy: LocalCopy) -> Replica:

@@ -163,16 +163,16 @@ def make_trouble(shop: Shop, rnd: random.Random) -> None:
     made = shop.learning
     sound = [v for v, means in shop.means.items() if all(np.isfinite(mean).all() for mean in means.values())]
     if any(not np.isfinite(mean).all() for mean in made.learner.means().values()):
-        made.roll_back(sound[-1], shop.means[sound[-1]], shop.t, None)
+        made.roll_back(sound[-1], shop.means[sound[-1]], shop.t, [])
         made.gate._release(shop.t, accept=False)
         return
     kind = rnd.choice(("rollback", "rollback", "skip", "hold", "release", "resize", "slower", "nan"))
     if kind == "rollback":
         to = rnd.choice([0, *sound[-4:]])
         skip = (shop.offsets.get(to, 0), len(shop.shown) + 1)
-        made.roll_back(to, shop.means.get(to), shop.t, rnd.choice((skip, None)))
+        made.roll_back(to, shop.means.get(to), shop.t, rnd.choice(([skip], [])))
     elif kind == "skip":
-        made.skip((rnd.randrange(1 + len(shop.shown)), len(shop.shown) + 1))
+        made.skip([(rnd.randrange(1 + len(shop.shown)), len(shop.shown) + 1)])
     elif kind == "hold":
         made.gate.state.held, made.gate.state.since = "a test", shop.t
     elif kind == "release" and made.gate.state.held is not None:

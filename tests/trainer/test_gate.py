@@ -73,7 +73,7 @@ def live(shop: DriftShop, seconds: int, sabotage: Mapping[int, Any] | None = Non
         if wanted is not None:
             to = wanted["to"]
             means = decode_weights(versions[to]) if to else None
-            made.roll_back(to, means, end - 1_000, (wanted["from"].get("event/0", 0), offset))
+            made.roll_back(to, means, end - 1_000, [(wanted["from"].get("event/0", 0), offset)])
             run.rollbacks.append((second, to, wanted["reason"]))
         shown, acts, truths = shop.second(second)
         made.join.begin(v)
