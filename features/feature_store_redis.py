@@ -1,30 +1,32 @@
 """User states in Redis: the networked twin of `EmbeddedFeatureStore`. It holds no LRU (`UserStates` does).
 
-Keys, all under `repl:{TENANT}`: `:u:KEY` one user's state behind a checksum of 8 bytes, with a time to live that each
-write renews; `:u-offsets` a hash of what was read through; `:u-format`. One process writes the states of a tenant.
+Keys, all under `repl:{TENANT}`: `:u:KEY` one user's state behind a checksum of 8 bytes and the place it was read
+through, with a time to live that each write renews; `:u-offsets` a hash of what was read through; `:u-format`.
 
-Up to AT_ONCE states and the offsets go in one MULTI/EXEC. A larger commit would stall Redis: it goes in several, the
-offsets with the last. A kill between them is harmless, because each state knows the offset it was read through: what
-is read again is not applied again.
+Several rankers may write: up to AT_ONCE states and the offsets go in one script, which keeps the newer of two states
+(`feature_store_redis_script.py`). A larger commit would stall Redis: it goes in several, the offsets with the last. A
+kill between them is harmless, because each state knows the place it was read through: what is read again is not
+applied again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NoReturn
 
 from features.errors import StoreError, WentBack
-from features.redis_client import Pipeline, RedisPlace
-from features.redis_extra import seal_state, unseal_state
+from features.feature_store_redis_script import COMMIT, arguments, sealed, unsealed
+from features.redis_client import RedisPlace
 from features.user_state import HISTORY, UserState
 
-_FORMAT = 1
+_FORMAT = 2
 DAY = 86_400
 AT_ONCE = 1_000
 
 
 def _unseal(key: str, data: bytes) -> bytes:
     """The state behind its checksum. Raises StoreError naming the key where the bytes are not those written."""
-    body = unseal_state(data)
+    body = unsealed(data)
     if body is None:
         raise StoreError(
             f"the Redis key {key} is damaged: its checksum does not fit",
@@ -35,7 +37,7 @@ def _unseal(key: str, data: bytes) -> bytes:
 
 
 class RedisFeatureStore:
-    """A FeatureStore in Redis: a state is one GET, a commit of up to AT_ONCE states one MULTI/EXEC."""
+    """A FeatureStore in Redis: a state is one GET, a commit of up to AT_ONCE states one script."""
 
     def __init__(
         self,
@@ -53,7 +55,8 @@ class RedisFeatureStore:
         self._states = f"{self._place.prefix}:u:"
         self._offsets = f"{self._place.prefix}:u-offsets"
         self._format = f"{self._place.prefix}:u-format"
-        self._written: dict[str, int] = {}
+        self._commit = self._place.client.register_script(COMMIT)
+        self._held: dict[str, int] = {}  # the offsets that were last seen: smaller ones mean that Redis lost some
         self._known = False
 
     def _check_format(self) -> None:
@@ -71,7 +74,7 @@ class RedisFeatureStore:
         """See FeatureStore.get: one round trip. Raises StoreError, also for a damaged state."""
         if not self._known:
             self._check_format()
-        name = f"{self._states}{key:016x}"
+        name = self._name(key)
         with self._place.errors("read a user state") as client:
             data = client.get(name)
         if data is None:
@@ -85,51 +88,48 @@ class RedisFeatureStore:
         return state
 
     def commit(self, states: Iterable[UserState], deleted: Iterable[int], offsets: Mapping[str, int]) -> None:
-        """See FeatureStore.commit. Raises StoreError (nothing has changed then, unless the answer was lost: writing
-        the same again does no harm), and WentBack where Redis holds smaller offsets than this process wrote.
+        """See FeatureStore.commit; a state that another ranker has read further stays. Raises StoreError (nothing has
+        changed then, unless the answer was lost: writing the same again does no harm), and WentBack where Redis holds
+        smaller offsets than this process saw.
         """
-        rows = [(f"{self._states}{state.key:016x}", seal_state(state.encode())) for state in states]
-        gone = [f"{self._states}{key:016x}" for key in deleted]
+        rows = [(self._name(state.key), sealed(state)) for state in states]
+        rows += [(self._name(key), b"") for key in deleted]
         if not self._known:
             self._check_format()
-
         while len(rows) > AT_ONCE:
-            self._write(rows[:AT_ONCE], [], {})
+            self._write(rows[:AT_ONCE], {})
             rows = rows[AT_ONCE:]
-        self._write(rows, gone, offsets)
+        self._write(rows, offsets)
 
-    def _write(self, rows: list[tuple[str, bytes]], gone: list[str], offsets: Mapping[str, int]) -> None:
-        """One transaction."""
+    def _name(self, key: int) -> str:
+        return f"{self._states}{key:016x}"
 
-        def queue(pipe: Pipeline) -> dict[str, int]:
-            stored = _decoded(pipe.hgetall(self._offsets))
-            self._not_back(stored)
-            merged = {name: max(at, stored.get(name, 0)) for name, at in offsets.items()}
-            pipe.multi()
-            pipe.set(self._format, _FORMAT)
-            if gone:
-                pipe.unlink(*gone)
-            for name, body in rows:
-                pipe.set(name, body, ex=self._ttl)
-            if merged:
-                pipe.hset(self._offsets, mapping={name: str(at) for name, at in merged.items()})
-            return merged
+    def _write(self, rows: list[tuple[str, bytes]], offsets: Mapping[str, int]) -> None:
+        """One run of the script: all of it or nothing."""
+        keys = [self._offsets, self._format, *(name for name, _ in rows)]
+        values = arguments(_FORMAT, self._ttl, self._held, offsets, (body for _, body in rows))
+        with self._place.errors("write user states"):
+            done, flat = self._commit(keys=keys, args=values)
+        found = _decoded(dict(zip(flat[::2], flat[1::2], strict=True)))
+        if not done:
+            self._went_back(found)
+        self._held = found
 
-        self._written |= self._place.transaction("write user states", (self._offsets,), queue)
-
-    def _not_back(self, stored: Mapping[str, int]) -> None:
-        lost = {name: at for name, at in self._written.items() if stored.get(name, 0) < at}
-        if lost:
-            wrote, self._written = lost, {}
-            raise WentBack(
-                f"{self._place.where} has lost user states: it was at {wrote}, and is at {dict(stored)} now",
-                hint="nothing to do: what is missing is read from the log again",
-            )
+    def _went_back(self, found: Mapping[str, int]) -> NoReturn:
+        lost, self._held = {name: at for name, at in self._held.items() if found.get(name, 0) < at}, {}
+        raise WentBack(
+            f"{self._place.where} has lost user states: it was at {lost}, and is at {dict(found)} now",
+            hint="nothing to do: what is missing is read from the log again",
+        )
 
     def offsets(self) -> dict[str, int]:
-        """See FeatureStore.offsets. Raises StoreError."""
+        """See FeatureStore.offsets. Raises StoreError, and WentBack (once) where they are smaller than before."""
         with self._place.errors("read offsets") as client:
-            return _decoded(client.hgetall(self._offsets))
+            found = _decoded(client.hgetall(self._offsets))
+        if any(found.get(name, 0) < at for name, at in self._held.items()):
+            self._went_back(found)
+        self._held = found
+        return dict(found)
 
     def close(self) -> None:
         """Close the connections."""

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from features.feature_store import UserStates
+from features.records import PLACE_BITS
+from features.user_state import UserState
 
 
 class SharedUserStates(UserStates):
@@ -26,8 +28,31 @@ class SharedUserStates(UserStates):
             self._deleted -= gone
             self._evict()
 
+    def forget(self, key: int, place: int) -> None:
+        """A user was deleted at this place of the log: an empty state, read through there, takes the place of hers.
+
+        So a ranker that is behind cannot bring back what another has deleted, nor delete what came after."""
+        held = self.get(key)
+        if held is not None and held.offset > place and same_partition(held.offset, place):
+            return  # whoever read further has forgotten her already
+        empty = UserState(key, self.history)
+        empty.offset = place + 1
+        self.put(empty)
+
     def release(self, lock: threading.Lock) -> None:
         """Let go of every state that is written: it is read again when somebody asks for it."""
         with lock:
             kept = self._dirty | self._deleted
             self._held = OrderedDict((key, state) for key, state in self._held.items() if key in kept)
+
+    def drop(self, lock: threading.Lock) -> None:
+        """Let go of every state, written or not: what they hold is read from the log again."""
+        with lock:
+            self._held.clear()
+            self._dirty.clear()
+            self._deleted.clear()
+
+
+def same_partition(a: int, b: int) -> bool:
+    """Do two places lie in one partition of one log?"""
+    return a >> PLACE_BITS == b >> PLACE_BITS
