@@ -43,8 +43,8 @@ for name, at in pairs(cjson.decode(ARGV[4])) do
 end
 return {1, redis.call('HGETALL', KEYS[1])}
 """
-"""KEYS: offsets, format, a key a state. ARGV: format, time to live (s), the offsets that must still be there and those to
-move to (JSON), a value a state ('': forget it). Returns (1, all offsets), or (0, all offsets) where some have gone
+"""KEYS: offsets, format, a key a state. ARGV: format, time to live (s), the offsets that must still be there and those
+to move to (JSON), a value a state ('': forget it). Returns (1, all offsets), or (0, all offsets) where some have gone
 back; then nothing was written."""
 
 

@@ -186,8 +186,8 @@ class UserStateConsumer(Background):
         self._metrics.failures.labels(self.failing).inc()
 
     def _go_back(self, error: WentBack) -> None:
-        """The store lost its last writes: read on from what it holds, with the states it holds. Those in memory go, also
-        those that are not written: one may have been read from the store after the loss, and lack what was lost."""
+        """The store lost its last writes: read on from what it holds, with the states it holds. Those in memory go, the
+        unwritten ones too: one may have been read from the store after the loss, and lack what was lost."""
         log.error("user states were lost and are read again", extra={"reason": error.message})
         self._metrics.failures.labels("state").inc()
         try:
