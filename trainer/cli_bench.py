@@ -62,3 +62,15 @@ def retrieve(items: Items = MILLION, data_dir: DataDir = None, config: Config = 
 def items(items: Items = MILLION, data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
     """Start to ready and memory with a large catalogue."""
     _bench("items", data_dir, config, json, items=items)
+
+
+@app.command()
+def crash(
+    faults: Annotated[int, typer.Option("--faults", min=1, help="How many faults.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="The same faults in the same order.")] = 1,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Kill, stop and fill up a real Kafka, Redis, trainer and rankers under load; prove that all adds up."""
+    _bench("crash", data_dir, config, json, faults=faults, seed=seed)
