@@ -182,7 +182,8 @@ def test_a_topic_that_was_made_again_has_another_id(log: KafkaEventLog, address:
 def test_a_ranker_whose_clock_is_ahead_moves_no_window_of_the_others(address: KafkaAddress) -> None:
     hour = 3_600_000
     with closing(KafkaEventLog(address, lambda: int(time.time() * 1_000) + hour)) as ahead:
-        (at,) = ahead.append("event", [NewRecord("interaction", "default", int(time.time() * 1_000) + hour, "u", b"{}")])
+        then = int(time.time() * 1_000) + hour
+        (at,) = ahead.append("event", [NewRecord("interaction", "default", then, "u", b"{}")])
         assert at is not None
         found = ahead.get("event", *reversed(partition_and_offset(at)))
     assert found is not None

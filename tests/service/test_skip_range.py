@@ -74,7 +74,8 @@ def test_on_several_partitions(networked: EventLog) -> None:
     "text",
     [
         "9..3", "3..3", "3", "a..b", "..", "event/0=1..event/1=2", "event/7=1..event/7=2", "event/0=x..event/0=3",
-        "event/0=5..event/0=3", "2026-01-01T00:20..2026-01-01T00:10", "2019-01-01..2020-01-01", "served/0=1..served/0=2",
+        "event/0=5..event/0=3", "2026-01-01T00:20..2026-01-01T00:10", "2019-01-01..2020-01-01",
+        "served/0=1..served/0=2",
     ],
 )  # fmt: skip
 def test_what_is_no_range_is_refused_with_examples(embedded: EventLog, text: str) -> None:
