@@ -12,6 +12,7 @@ ReplError
 │   └── OffsetLost        the records at this offset are gone (retention, another log)
 ├── StoreError            the weight store or the feature store cannot be read or written
 │   ├── Fenced            another trainer holds the store: this one must stop
+│   ├── StoreDown         it does not answer at all
 │   └── WentBack          the store holds less than was written to it: go on from what it holds
 ├── UnknownVersion        no such weight version (or it was thinned out)
 ├── Unauthorised          a call without the administrator's key: HTTP 401
@@ -100,6 +101,10 @@ class StoreError(ReplError):
 
 class Fenced(StoreError):
     code = "fenced"
+
+
+class StoreDown(StoreError):
+    pass
 
 
 class WentBack(StoreError):

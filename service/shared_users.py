@@ -6,13 +6,34 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 
+from features.errors import StoreDown
 from features.feature_store import UserStates
 from features.records import PLACE_BITS
 from features.user_state import UserState
 
 
 class SharedUserStates(UserStates):
-    """As UserStates; only the thread that calls `put`, `delete` and `flush_beside` changes states."""
+    """As UserStates; only the thread that calls `put`, `forget` and `flush_beside` changes states.
+
+    `unreachable`: the store did not answer. Nobody who holds the requests' lock waits for it again until `probe`,
+    called without that lock, has found it."""
+
+    unreachable = False
+
+    def get(self, key: int) -> UserState | None:
+        """As UserStates.get. Raises StoreError, at once where the store was not there a moment ago."""
+        if self.unreachable and key and key not in self._held:
+            raise StoreDown("the store of user states did not answer", hint="it is asked again all the time")
+        try:
+            return super().get(key)
+        except StoreDown:
+            self.unreachable = True
+            raise
+
+    def probe(self) -> None:
+        """Is the store there? Call it without the requests' lock. Raises StoreError."""
+        self.store.offsets()
+        self.unreachable = False
 
     def flush_beside(self, lock: threading.Lock, offsets: Mapping[str, int]) -> None:
         """As `flush`, holding `lock` only to see what changed and to note that it is written.

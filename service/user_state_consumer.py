@@ -112,6 +112,8 @@ class UserStateConsumer(Background):
         """Read and apply one batch; returns how many records there were. Failures are counted and tried again."""
         try:
             began = self._clock()
+            if self._users.unreachable or self.failing == "state":
+                self._users.probe()
             self._discover(began)
             found = self._log.tail(self._positions, _BATCH, TAIL_SECONDS)
             count = sum(map(len, found.records.values()))
@@ -270,7 +272,7 @@ class UserStateConsumer(Background):
                 self._users.flush_beside(self._lock, dict(self._positions))
                 self._looked_at = now
             elif now - self._looked_at >= LOOK_MS:
-                self._users.store.offsets()  # a store that lost some says so, also where nothing is written
+                self._users.probe()  # a store that lost some says so, also where nothing is written
                 self._looked_at = now
             self._flushed_at = now
         due = force or now - self._saved_at >= SAVE_MS

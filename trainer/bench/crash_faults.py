@@ -41,11 +41,11 @@ KINDS = (
 
 
 def plan(count: int, seed: int, longest: float) -> list[Fault]:
-    """`count` faults; stops last from 3 s to `longest`."""
+    """`count` faults; stops last from 3 s to `longest`, more often short ones."""
     rnd, found = random.Random(seed), list[Fault]()
     while len(found) < count:
         for kind, part in rnd.sample(KINDS, len(KINDS)):
-            seconds = rnd.uniform(0.0, 1.5) if kind == "kill" else rnd.uniform(3.0, longest)
+            seconds = rnd.uniform(0.0, 1.5) if kind == "kill" else 3.0 + (longest - 3.0) * rnd.random() ** 2
             found.append(Fault(kind, part, rnd.uniform(0.5, 4.0), seconds))
     return found[:count]
 

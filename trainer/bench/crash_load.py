@@ -60,6 +60,11 @@ class Caller:
                     break
         return 0, None
 
+    def close(self) -> None:
+        """Hang up."""
+        for wire in self._wires.values():
+            wire.close()
+
     def rank(self, ranker: str, user: str) -> dict[str, Any] | None:
         """An answer, noted with its time; None where there was none."""
         began = time.monotonic()
@@ -82,6 +87,11 @@ class Generator(threading.Thread):
             self.work()
         except Exception as error:  # told by the bench: a generator that died proves nothing
             self.error = f"{type(error).__name__}: {error}"
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Free what is held."""
 
     def work(self) -> None:
         """The loop."""
@@ -113,6 +123,9 @@ class HttpShop(Generator):
             self._send()
             self.over.wait(self.pause) if not self.over.is_set() else time.sleep(0.02)
 
+    def close(self) -> None:
+        self._caller.close()
+
     def _visit(self) -> None:
         user, rnd = self.user(), self.random
         answer = self._caller.rank(rnd.choice(self._rankers), user)
@@ -126,10 +139,20 @@ class HttpShop(Generator):
             events.append(self.interaction(user, "click", item, ranking=ranking))
         if rnd.random() < 0.2:
             events.append(self.interaction(user, "cart", rnd.choice(items)))
+        if rnd.random() < 0.1:
+            events.append(self._novelty())
         self._waiting.append(events)
         if rnd.random() < 0.03:
             self._waiting.append(events)  # a client that does not know whether it has sent them
             self.ledger.repeated += len(events)
+
+    def _novelty(self) -> dict[str, Any]:
+        """An item that was not there: catalogue and vectors of the rankers grow, in memory and on their disks."""
+        name = f"{self.name}-{self.random.getrandbits(40):x}"
+        fields = {"title": f"new {name}", "category": f"c{self.random.randrange(4)}", "price": 5.0}
+        return self.ledger.enter(
+            {"event": "item", "id": f"item-{name}", "item": name, "fields": fields, "timestamp": now_ms()}
+        )
 
     def _send(self) -> None:
         if not self._waiting:
@@ -204,6 +227,9 @@ class Asker(Generator):
     def __init__(self, ranker: str, seed: int, pause: float, ports: dict[str, int], answers: Answers) -> None:
         super().__init__(f"asker-{ranker}", seed, pause)
         self._ranker, self._caller = ranker, Caller(ports, answers)
+
+    def close(self) -> None:
+        self._caller.close()
 
     def work(self) -> None:
         while not self.over.is_set():

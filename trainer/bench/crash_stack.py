@@ -21,6 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,10 @@ class Stack:
     def fill_disk(self, name: str, seconds: float) -> None:
         """RLIMIT_FSIZE: what a process writes to files fails (EFBIG) for so long."""
         pid = self.pid(name)
-        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (FULL, hard))
-        time.sleep(seconds)
-        if self.children[name].poll() is None:
+        with suppress(ProcessLookupError):  # it may end meanwhile, where a server is away: `supervise` judges that
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (FULL, hard))
+            time.sleep(seconds)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
 
     def pid(self, name: str) -> int:
