@@ -103,3 +103,12 @@ def test_a_failed_request_counts_unless_its_ranker_was_away() -> None:
     answers.add(Answer("ranker-b", 1.0, 1.5, 503, False))
     answers.was_away("ranker-a", 1.4, 3.0)
     assert [one.ranker for one in answers.failed()] == ["ranker-b"]
+
+
+def test_an_answer_that_does_not_say_that_redis_was_away_is_told() -> None:
+    answers = Answers()
+    for t, stale in ((5.0, True), (6.0, False), (11.0, False)):
+        answers.add(Answer("ranker-a", t - 0.1, t, 200, stale))
+    assert answers.stale_within("ranker-a", 4.0, 8.0) == (1, 2)
+    answers.was_away("ranker-a", 5.5, 5.9)
+    assert answers.stale_within("ranker-a", 4.0, 8.0) == (1, 1), "it stood still itself a moment ago"

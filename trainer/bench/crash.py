@@ -55,11 +55,11 @@ def run(
     settings: Settings, *, faults: int = 200, seed: int = 1, longest: float = 20.0, pause: float = 0.08,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The report. Raises RuntimeError where anything did not add up, with all that did not."""
+    """The report. Raises ReplError where anything did not add up, with all that did not."""
     with temporary_data() as place:
         report = storm(place, Path(str(children_of(settings)["base_dir"])), faults, seed, longest, pause, progress)
     if report["wrong"]:
-        raise RuntimeError("the crash bench found:\n" + "\n".join(report["wrong"]))
+        raise ReplError("the crash bench found: " + "; ".join(report["wrong"]), hint=f"its figures: {report}")
     return report
 
 
@@ -188,4 +188,4 @@ def _answered(proof: Proof, answers: Answers, weather: Storm) -> None:
     proof.same("rank requests without an answer of a ranker that was there", failed[:5], [])
     refused = {status: count for status, count in answers.events.items() if status not in (0, 200, 503)}
     proof.same("answers to events other than taken, not taken now, and none", refused, {})
-    proof.same("outages that answers did not tell", weather.unsaid, [])
+    proof.same("outages that answers did not tell", weather.judge(), [])

@@ -17,7 +17,7 @@ from trainer.bench.crash_stack import RANKERS, SERVERS, TRAINER, Stack
 
 PARTS = (TRAINER, *RANKERS, *SERVERS)
 AT_ONCE = 3
-SETTLED_STALE = 2.0
+SETTLED_STALE = 3.0
 """Seconds of an outage of Redis after which answers have to say that they are stale."""
 
 
@@ -46,6 +46,8 @@ def plan(count: int, seed: int, longest: float) -> list[Fault]:
     while len(found) < count:
         for kind, part in rnd.sample(KINDS, len(KINDS)):
             seconds = rnd.uniform(0.0, 1.5) if kind == "kill" else 3.0 + (longest - 3.0) * rnd.random() ** 2
+            if (kind, part) == ("stop", "redis"):
+                seconds = max(seconds, SETTLED_STALE + 1.5)  # long enough to see what answers say
             found.append(Fault(kind, part, rnd.uniform(0.5, 4.0), seconds))
     return found[:count]
 
@@ -59,7 +61,7 @@ class Storm:
         self._free, self._over = threading.Condition(), threading.Event()
         self.done: dict[str, int] = {}
         self.errors: list[str] = []
-        self.unsaid: list[str] = []  # outages that answers did not tell
+        self._outages: list[tuple[float, float]] = []  # of Redis: when they began, how long they were
         self.told = 0
 
     def run(self, faults: list[Fault], tell: Callable[[int, int], None]) -> None:
@@ -101,7 +103,7 @@ class Storm:
             self._do(fault)
             self.done[name] = self.done.get(name, 0) + 1
             if name == "stop redis":
-                self._was_told(began, fault.seconds)
+                self._outages.append((began, fault.seconds))
         except Exception as error:  # told by `run`, which ends the bench
             self.errors.append(f"{name}: {type(error).__name__}: {error}")
         finally:
@@ -118,10 +120,13 @@ class Storm:
         }
         calls[fault.kind]()
 
-    def _was_told(self, began: float, seconds: float) -> None:
-        """Answers given while Redis was away said so, from SETTLED_STALE on."""
-        for ranker in RANKERS:
-            stale, answered = self._answers.stale_within(ranker, began + SETTLED_STALE, began + seconds)
-            self.told += stale
-            if stale < answered:
-                self.unsaid.append(f"{ranker}: {answered - stale} of {answered} answers without Redis were not stale")
+    def judge(self) -> list[str]:
+        """Answers given while Redis was away that did not say so, from SETTLED_STALE on; counts the others."""
+        unsaid = []
+        for began, seconds in self._outages:
+            for ranker in RANKERS:
+                stale, answered = self._answers.stale_within(ranker, began + SETTLED_STALE, began + seconds)
+                self.told += stale
+                if stale < answered:
+                    unsaid.append(f"{ranker}: {answered - stale} of {answered} answers without Redis were not stale")
+        return unsaid

@@ -10,6 +10,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+JUST_BACK = 3.0
+"""Seconds within which a process that stood still finds out that a neighbour is not there."""
+
 
 @dataclass
 class Ledger:
@@ -72,8 +75,13 @@ class Answers:
         return any(name == one.ranker and one.began < end and one.ended > start for name, start, end in self.away)
 
     def stale_within(self, ranker: str, began: float, ended: float) -> tuple[int, int]:
-        """(stale, all) answers of a ranker that came in this time."""
-        found = [one for one in self.all if one.ranker == ranker and began <= one.ended <= ended and one.status == 200]
+        """(stale, all) answers of a ranker that came in this time, and not while or just after it was away itself."""
+        away = [(start, end + JUST_BACK) for name, start, end in self.away if name == ranker]
+        found = [
+            one for one in self.all
+            if one.ranker == ranker and began <= one.ended <= ended and one.status == 200
+            and not any(start <= one.ended <= end for start, end in away)
+        ]  # fmt: skip
         return sum(one.stale for one in found), len(found)
 
     def figures(self) -> dict[str, Any]:
