@@ -13,6 +13,7 @@ ReplError
 │       └── LogChanged    this is another log than the one whose offsets are kept
 ├── StoreError            the weight store or the feature store cannot be read or written
 │   ├── Fenced            another trainer holds the store: this one must stop
+│   ├── StoreDown         it does not answer at all
 │   └── WentBack          the store holds less than was written to it: go on from what it holds
 ├── UnknownVersion        no such weight version (or it was thinned out)
 ├── Unauthorised          a call without a key that is known: HTTP 401
@@ -107,6 +108,10 @@ class StoreError(ReplError):
 
 class Fenced(StoreError):
     code = "fenced"
+
+
+class StoreDown(StoreError):
+    pass
 
 
 class WentBack(StoreError):

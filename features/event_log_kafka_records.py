@@ -18,6 +18,8 @@ from features.records import UNREADABLE, VERSION, NewRecord, Record, Stream, eve
 Headers = list[tuple[str, bytes]]
 _RAW = 8_192
 _LIMIT = 1 << 63
+_OF_THE_BROKER = 1
+"""timestamp_type of a topic whose message.timestamp.type is LogAppendTime."""
 
 
 class Message(Protocol):
@@ -29,6 +31,8 @@ class Message(Protocol):
     def offset(self) -> int: ...
     @property
     def timestamp(self) -> int: ...
+    @property
+    def timestamp_type(self) -> int: ...
     @property
     def key(self) -> bytes | None: ...
     @property
@@ -86,7 +90,7 @@ def record_of(stream: Stream, message: Message, tenant: str) -> Record:
             _text(found["kind"]),
             _text(found["tenant"]),
             _time(found["timestamp"]),
-            _time(found["append_time"]),
+            _not_ahead(_time(found["append_time"]), message),
             found.get("imported") == b"1",
             (message.key or b"").decode(),
             message.value,
@@ -97,6 +101,11 @@ def record_of(stream: Stream, message: Message, tenant: str) -> Record:
         return _unreadable(stream, message, tenant, f"no headers of a record, and no event: {error.message}")
     except (ValueError, TypeError) as error:
         return _unreadable(stream, message, tenant, str(error))
+
+
+def _not_ahead(append_time: int, message: Message) -> int:
+    """An append time, at most the broker's: the clock of one ranker that is ahead moves no window of the others."""
+    return min(append_time, message.timestamp) if message.timestamp_type == _OF_THE_BROKER else append_time
 
 
 def _text(value: bytes | None) -> str:

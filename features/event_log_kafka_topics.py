@@ -29,7 +29,7 @@ class TopicPlan:
             "cleanup.policy": "compact" if self.compact else "delete",
             "retention.ms": str(-1 if self.retention_ms is None else self.retention_ms),
             "min.insync.replicas": str(2 if replication > 2 else 1),
-            "message.timestamp.type": "CreateTime",
+            "message.timestamp.type": "LogAppendTime",
         }
 
 

@@ -132,9 +132,12 @@ class EmbeddedFeatureStore:
             raise StoreError(f"cannot read user state from {self._path}: {error}") from error
 
     def commit(self, states: Iterable[UserState], deleted: Iterable[int], offsets: Mapping[str, int]) -> None:
-        """See FeatureStore.commit: one transaction. Raises StoreError; nothing has changed then."""
-        rows = [(_signed(state.key), state.encode()) for state in states]
-        gone = [(_signed(key),) for key in deleted]
+        """See FeatureStore.commit: one transaction. An empty state (a deleted user's) leaves nothing behind.
+
+        Raises StoreError; nothing has changed then."""
+        given = list(states)
+        rows = [(_signed(state.key), state.encode()) for state in given if len(state)]
+        gone = [(_signed(key),) for key in (*deleted, *(state.key for state in given if not len(state)))]
         with self._lock:
             try:
                 self._db.execute("BEGIN IMMEDIATE")

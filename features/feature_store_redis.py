@@ -1,26 +1,29 @@
 """User states in Redis: the networked twin of `EmbeddedFeatureStore`. It holds no LRU (`UserStates` does).
 
-Keys, all under `repl:{TENANT}`: `:u:KEY` one user's state behind a checksum of 8 bytes, with a time to live that each
-write renews; `:u-items` the items' keys, 8 bytes each, whose places stand for them in states (it grows in the same
-transaction); `:u-offsets` a hash of what was read through; `:u-format`. The checksum is over the item keys that were
-meant: a state that is read with another list than it was written with is not believed.
+Keys, all under `repl:{TENANT}`: `:u:KEY` one user's state behind a checksum of 8 bytes and the place it was read
+through, with a time to live that each write renews; `:u-items` the items' keys, 8 bytes each, whose places stand for
+them in states (it grows in the same transaction); `:u-offsets` a hash of what was read through; `:u-format`. The
+checksum is over the item keys that were meant: a state that is read with another list than it was written with is not
+believed.
 
-Up to AT_ONCE states and the offsets go in one MULTI/EXEC. A larger commit would stall Redis: it goes in several, the
-offsets with the last. A kill between them is harmless, because each state knows the offset it was read through: what
-is read again is not applied again.
+Several rankers may write: up to AT_ONCE states and the offsets go in one MULTI/EXEC, and a script in it keeps the newer
+of two states (`feature_store_redis_script.py`). A larger commit would stall Redis: it goes in several, the offsets with
+the last. A kill between them is harmless, because each state knows the place it was read through: what is read again is
+not applied again.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from features.errors import StoreError, WentBack
+from features.feature_store_redis_script import KEEP_NEWER, MOVE_ON, marked_with_place, without_place
 from features.item_numbers import ItemNumbers, Unknown
 from features.redis_client import Pipeline, RedisPlace
 from features.redis_extra import unseal_state
@@ -34,8 +37,6 @@ MAX_ITEMS = 2_000_000
 _CHECK = 8
 _PIECE = 1 << 20
 _RELOAD_SECONDS = 1.0
-_SILENCE_SECONDS = 0.25
-"""After a failed read nobody waits for the next one: a request holds up others while it does."""
 
 
 def _sealed(key: int, columns: Columns, body: bytes) -> bytes:
@@ -72,8 +73,7 @@ class RedisFeatureStore:
         self._list = f"{self._place.prefix}:u-items"
         self._items = ItemNumbers(max_items)
         self._reloaded = -_RELOAD_SECONDS
-        self._asked_again_at = 0.0
-        self._written: dict[str, int] = {}
+        self._held: dict[str, int] = {}  # the offsets that were last seen: smaller ones mean that Redis lost some
         self._known = False
 
     def _check_format(self) -> None:
@@ -89,17 +89,11 @@ class RedisFeatureStore:
 
     def get(self, key: int) -> UserState | None:
         """See FeatureStore.get: one round trip. Raises StoreError, also for a damaged state."""
-        name = f"{self._states}{key:016x}"
-        if time.monotonic() < self._asked_again_at:
-            raise StoreError(f"{self._place.where} did not answer a moment ago", hint="it is asked again soon")
-        try:
-            if not self._known:
-                self._check_format()
-            with self._place.errors("read a user state") as client:
-                data = client.get(name)
-        except StoreError:
-            self._asked_again_at = time.monotonic() + _SILENCE_SECONDS
-            raise
+        if not self._known:
+            self._check_format()
+        name = self._name(key)
+        with self._place.errors("read a user state") as client:
+            data = client.get(name)
         if data is None:
             return None
         try:
@@ -112,10 +106,11 @@ class RedisFeatureStore:
         body = data[_CHECK:]
         if body[:1] == b"\x01":
             return self._former(key, data, name)
-        columns = self._columns(body)
+        state = without_place(body)
+        columns = self._columns(state)
         if columns is None or _sealed(key, columns, body) != data:
             self._reread_items()
-            columns = self._columns(body)
+            columns = self._columns(state)
         if columns is None or _sealed(key, columns, body) != data:
             raise StoreError(
                 f"the Redis key {name} is damaged: its checksum does not fit",
@@ -165,11 +160,12 @@ class RedisFeatureStore:
             self._items.follow(lambda start: self._read_list(client, start))
 
     def commit(self, states: Iterable[UserState], deleted: Iterable[int], offsets: Mapping[str, int]) -> None:
-        """See FeatureStore.commit. Raises StoreError (nothing has changed then, unless the answer was lost: writing
-        the same again does no harm), and WentBack where Redis holds smaller offsets than this process wrote.
+        """See FeatureStore.commit; a state that another ranker has read further stays. Raises StoreError (nothing has
+        changed then, unless the answer was lost: writing the same again does no harm), and WentBack where Redis holds
+        smaller offsets than this process saw.
         """
         written = list(states)
-        gone = [f"{self._states}{key:016x}" for key in deleted]
+        gone = [self._name(key) for key in deleted]
         if not self._known:
             self._check_format()
 
@@ -177,6 +173,9 @@ class RedisFeatureStore:
             self._write(written[:AT_ONCE], [], {})
             written = written[AT_ONCE:]
         self._write(written, gone, offsets)
+
+    def _name(self, key: int) -> str:
+        return f"{self._states}{key:016x}"
 
     def _write(self, states: list[UserState], gone: list[str], offsets: Mapping[str, int]) -> None:
         """One transaction; it begins anew where another process lengthened the list of items meanwhile."""
@@ -194,35 +193,38 @@ class RedisFeatureStore:
                 pipe.unlink(*gone)
             if len(new):
                 pipe.append(self._list, new.astype("<u8").tobytes())
+            values = []
             for state, names in zip(states, numbers, strict=True):
                 columns = state.columns(keyed=False)
-                body = _sealed(state.key, columns, pack(columns, names))
-                pipe.set(f"{self._states}{state.key:016x}", body, ex=self._ttl)
-            if merged:
-                pipe.hset(self._offsets, mapping={name: str(at) for name, at in merged.items()})
-            return merged, new
+                values.append(_sealed(state.key, columns, marked_with_place(state.offset, pack(columns, names))))
+            if states:
+                pipe.eval(KEEP_NEWER, len(states), *(self._name(state.key) for state in states), self._ttl, *values)
+            if offsets:
+                pipe.eval(MOVE_ON, 1, self._offsets, *(part for pair in offsets.items() for part in pair))
+            return stored | merged, new
 
-        watched = (self._offsets, self._list) if states else (self._offsets,)
-        merged, new = self._place.transaction("write user states", watched, queue)
+        watched = (self._list,) if states else (self._format,)
+        self._held, new = self._place.transaction("write user states", watched, queue)
         self._items.took(new)
-        self._asked_again_at = 0.0
-        self._written |= merged
 
     def _not_back(self, stored: Mapping[str, int]) -> None:
-        lost = {name: at for name, at in self._written.items() if stored.get(name, 0) < at}
-        if lost:
-            wrote, self._written = lost, {}
-            raise WentBack(
-                f"{self._place.where} has lost user states: it was at {wrote}, and is at {dict(stored)} now",
-                hint="nothing to do: what is missing is read from the log again",
-            )
+        if any(stored.get(name, 0) < at for name, at in self._held.items()):
+            self._went_back(stored)
+
+    def _went_back(self, found: Mapping[str, int]) -> NoReturn:
+        lost, self._held = {name: at for name, at in self._held.items() if found.get(name, 0) < at}, {}
+        raise WentBack(
+            f"{self._place.where} has lost user states: it was at {lost}, and is at {dict(found)} now",
+            hint="nothing to do: what is missing is read from the log again",
+        )
 
     def offsets(self) -> dict[str, int]:
-        """See FeatureStore.offsets. Raises StoreError."""
+        """See FeatureStore.offsets. Raises StoreError, and WentBack (once) where they are smaller than before."""
         with self._place.errors("read offsets") as client:
             found = _decoded(client.hgetall(self._offsets))
-        self._asked_again_at = 0.0
-        return found
+        self._not_back(found)
+        self._held = found
+        return dict(found)
 
     def close(self) -> None:
         """Close the connections."""

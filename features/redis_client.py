@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from features.errors import SettingsError, StoreError
+from features.errors import SettingsError, StoreDown, StoreError
 from features.redis_extra import masked
 
 __all__ = ["Pipeline", "RedisPlace"]
@@ -95,7 +95,9 @@ class RedisPlace:
             hint = "Redis cannot write its disk: free some, or see its own log"
         elif text.startswith(("NOAUTH", "WRONGPASS")):
             hint = _HINTS[0][1]
-        return StoreError(f"cannot {doing} in {self.where}: {text}", field=self._setting, value=self.where, hint=hint)
+        down = isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError)
+        kind = StoreDown if down else StoreError
+        return kind(f"cannot {doing} in {self.where}: {text}", field=self._setting, value=self.where, hint=hint)
 
     def _check(self) -> None:
         """Once: is this a Redis that keeps what it is given? Where INFO is not allowed, that is taken on trust."""

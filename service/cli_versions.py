@@ -152,7 +152,7 @@ def rollback(
     skip: Annotated[
         str | None,
         typer.Option(
-            "--skip", help="FROM..TO: offsets of the event log to skip [default: all since VERSION]."
+            "--skip", help="FROM..TO to leave out: offsets, or times of append [default: all since VERSION]."
         ),
     ] = None,
     wait: Wait = 10.0,
@@ -162,27 +162,25 @@ def rollback(
 ) -> None:
     """Go back to the weights of this version, and never learn again what was learned since (weights only)."""
     settings = settings_of(data_dir, config)
-    body = {"to": version, "skip": _range(skip), "applies_to": "weights"}
     with open_store(settings) as store:
         store.get(version)
+        body = {"to": version, "skip": _range(settings, skip), "applies_to": "weights"}
         latest = store.latest()
         before = latest.v if latest is not None else 0
         offset = control(settings, "rollback", body)
         done = _waited(wait, lambda: any(new.kind == "rollback" for new in store.versions_after(before)))
-    report({"rollback": version, "offset": offset, "pending": not done}, json)
+    report({"rollback": version, "skip": body["skip"], "offset": offset, "pending": not done}, json)
 
 
-def _range(text: str | None) -> dict[str, dict[str, int]] | None:
-    """`FROM..TO` as offset maps of the event stream; None stays None. Raises InvalidRequest."""
+def _range(settings: Settings, text: str | None) -> dict[str, dict[str, int]] | None:
+    """`FROM..TO` as offset maps; None stays None. Raises InvalidRequest, LogError."""
     if text is None:
         return None
-    first, dots, last = text.partition("..")
-    if not (dots and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        from features.errors import InvalidRequest
+    from features.event_log import open_log
+    from service.skip_range import skip_range
 
-        hint = "two offsets with the first smaller, such as 1200..1350 (TO is not skipped)"
-        raise InvalidRequest("this is no range of the log", field="--skip", value=text, hint=hint)
-    return {"from": {"event/0": int(first)}, "to": {"event/0": int(last)}}
+    with closing(open_log(settings)) as log:
+        return skip_range(text, log)
 
 
 def control(settings: Settings, kind: str, body: dict[str, Any]) -> int:

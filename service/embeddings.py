@@ -41,7 +41,7 @@ def _users(engine: Engine, ids: list[str]) -> dict[str, Any]:
         side = engine.sides.user(key, history)
         towers.append(side.tower)
         coarse.append(side.coarse)
-        known.append(state is not None)
+        known.append(state is not None and len(state) > 0)
     return _columns(ids, _stack(coarse, engine.vectors.coarse), _stack(towers, engine.vectors.tower), known)
 
 

@@ -43,6 +43,8 @@ WARM_IDS = 20_000
 """Records of each partition read again at start, to know the ids of what lies just before."""
 FLUSH_MS = 500
 SAVE_MS = 5_000
+LOOK_MS = 1_000
+"""Between two looks at whether the store of user states went back, where nothing is written."""
 MANY = 50_000
 """Events read since the last time from which on a backlog was long, and memory is given back."""
 _BATCH = 2_000
@@ -91,7 +93,7 @@ class UserStateConsumer(Background):
         self._through = 0
         self._since_relief = 0
         self._deleted: list[tuple[str, str, int]] = []
-        self._flushed_at = self._saved_at = clock()
+        self._flushed_at = self._saved_at = self._looked_at = clock()
         self._saved_version = self._encoded_version = catalogue.version
         self.failing: Neighbour | None = None
         """What does not answer at the moment: the log, or the files of user state and catalogue."""
@@ -126,6 +128,8 @@ class UserStateConsumer(Background):
             began = self._clock()
             if self._unasked:
                 self._ask()
+            if self._users.unreachable or self.failing == "state":
+                self._users.probe()
             self._discover(began)
             found = self._log.tail(self._positions, _BATCH, TAIL_SECONDS)
             count = sum(map(len, found.records.values()))
@@ -229,7 +233,8 @@ class UserStateConsumer(Background):
         self._metrics.failures.labels(self.failing).inc()
 
     def _go_back(self, error: WentBack) -> None:
-        """The store lost its last writes: read on from what it holds. States in memory know how far they are."""
+        """The store lost its last writes: read on from what it holds, with the states it holds. Those in memory go, the
+        unwritten ones too: one may have been read from the store after the loss, and lack what was lost."""
         log.error("user states were lost and are read again", extra={"reason": error.message})
         self._metrics.failures.labels("state").inc()
         try:
@@ -241,10 +246,8 @@ class UserStateConsumer(Background):
             name: max(at, self._items_from.get(name, 0)) for name, at in self._positions.items()
         }
         self._users_from = positions_in(held, self._generation)
-        if self._seen is not None:  # what was lost shall count when it is read again
-            self._seen = HashWindow(self._seen.max_entries, self._seen.max_age_ms)
         self._positions, self._discovered_at = {}, None
-        self._users.release(self._lock)
+        self._users.drop(self._lock)
 
     def _skip_lost(self, error: OffsetLost) -> None:
         """Retention took records that were never read: go on with the oldest there is."""
@@ -267,7 +270,7 @@ class UserStateConsumer(Background):
             elif record.kind == "user" and offset >= self._users_from.get(name, 0):
                 event = events.from_bytes(record.body)
                 if isinstance(event, events.UserEvent) and event.op == "delete":
-                    self._users.delete(actor_key(event.user, None))
+                    self._users.forget(actor_key(event.user, None), record.place)
                     if self._users.writes:
                         self._deleted.append((record.tenant, event.user, record.place))
             if self._users.writes:
@@ -302,10 +305,17 @@ class UserStateConsumer(Background):
         if key == 0 or kind < 0 or record.offset < self._users_from.get(name, 0):
             return
         state = self._users.get_or_new(key)
-        if self._seen is not None and not self._seen.add(events.event_hash(event), record.place, record.effective_time):
+        if not self._first(event, record):
             return
         if state.append(item_key(event.item), kind, record.effective_time, record.place):
             self._users.put(state)
+
+    def _first(self, event: events.Event, record: Record) -> bool:
+        """Is this the first copy of an event? The same record, read again after a failure or a loss, is."""
+        if self._seen is None:
+            return True
+        key = events.event_hash(event)
+        return self._seen.add(key, record.place, record.effective_time) or self._seen.get(key) == record.place
 
     def _write(self, force: bool) -> None:
         if self._unasked:  # nothing was read
@@ -314,6 +324,10 @@ class UserStateConsumer(Background):
         if force or self._users.dirty >= _MANY_DIRTY or now - self._flushed_at >= FLUSH_MS:
             if self._users.dirty or (force and self._positions != self._users_from):
                 self._users.flush_beside(self._lock, self._stored(self._positions))
+                self._looked_at = now
+            elif now - self._looked_at >= LOOK_MS:
+                self._users.probe()  # a store that lost some says so, also where nothing is written
+                self._looked_at = now
             self._flushed_at = now
         due = force or now - self._saved_at >= SAVE_MS
         if due and self._store is not None and self._catalogue.version != self._saved_version:

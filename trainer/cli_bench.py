@@ -97,3 +97,15 @@ def states(
 ) -> None:
     """Redis memory of user states: no item twice (the worst case), and with repeats as shops have them."""
     _bench("states", data_dir, config, json, users=users, history=history, items=items)
+
+
+@app.command()
+def crash(
+    faults: Annotated[int, typer.Option("--faults", min=1, help="How many faults.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="The same faults in the same order.")] = 1,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Kill, stop and fill up a real Kafka, Redis, trainer and rankers under load; prove that all adds up."""
+    _bench("crash", data_dir, config, json, faults=faults, seed=seed)

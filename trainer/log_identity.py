@@ -7,13 +7,11 @@ checkpoint: same weights, counters and states, offsets of the log that is there,
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from datetime import UTC, datetime
-
 from features.errors import InvalidInput, LogChanged
 from features.event_log import EventLog
 from features.event_log_identity import identity_of
-from features.records import Offsets, partitions_in, split_key
+from features.records import Offsets, partitions_in
+from service.skip_range import offset_at, time_of
 from trainer.core import Core
 from trainer.cuts import READ
 from trainer.served import ServedIndex
@@ -70,30 +68,7 @@ def _chosen(log: EventLog, at: str, starts: Offsets, ends: Offsets) -> Offsets:
     return offsets_at(log, time_of(at))
 
 
-def time_of(text: str) -> int:
-    """Milliseconds since 1970 of an ISO time (UTC where it names no zone) or a number of them. Raises InvalidInput."""
-    if text.isdecimal():
-        return int(text)
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidInput(
-            "not a time", field="time", value=text, hint="such as 2026-11-21T08:30 (UTC), or milliseconds since 1970"
-        ) from error
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1_000)
-
-
 def offsets_at(log: EventLog, t: int) -> Offsets:
     """Of every partition the offset of the first record appended at `t` (ms) or later. Raises LogError."""
     ends = log.end_offsets()
-
-    def appended(name: str, offset: int) -> int:
-        stream, partition = split_key(name)
-        found = log.read(stream, offset, 1, partition)
-        return found[0].append_time if found else t
-
-    found = {}
-    for name, start in log.start_offsets().items():
-        places = range(start, ends.get(name, start))
-        found[name] = start + bisect_left(places, t, key=lambda offset, name=name: appended(name, offset))  # type: ignore[misc]
-    return found
+    return {name: offset_at(log, name, first, ends.get(name, first), t) for name, first in log.start_offsets().items()}

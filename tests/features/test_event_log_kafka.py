@@ -179,12 +179,26 @@ def test_a_topic_that_was_made_again_has_another_id(log: KafkaEventLog, address:
     assert {name for name in before.topics if before.topics[name] != after.topics[name]} == {"cut"}
 
 
+def test_a_ranker_whose_clock_is_ahead_moves_no_window_of_the_others(address: KafkaAddress) -> None:
+    hour = 3_600_000
+    with closing(KafkaEventLog(address, lambda: int(time.time() * 1_000) + hour)) as ahead:
+        then = int(time.time() * 1_000) + hour
+        (at,) = ahead.append("event", [NewRecord("interaction", "default", then, "u", b"{}")])
+        assert at is not None
+        found = ahead.get("event", *reversed(partition_and_offset(at)))
+    assert found is not None
+    assert found.append_time < time.time() * 1_000 + hour / 2, "at most the broker's"
+    assert found.effective_time == found.append_time
+
+
 def test_an_event_of_an_ordinary_client_is_an_event(log: KafkaEventLog, sender: Callable[..., None]) -> None:
     plain = b'{"id":"1","timestamp":"2026-01-31T12:00:00Z","event":"interaction","type":"click","item":7,"user":"anna"}'
-    sender("event", plain, key=b"anna", timestamp_ms=1_795_000_000_000)
+    began = time.time() * 1_000
+    sender("event", plain, key=b"anna", timestamp_ms=int(began) + 3_000_000)
     (one,) = everything(log)
     assert (one.kind, one.tenant, one.key, one.timestamp) == ("interaction", "default", "anna", 1_769_860_800_000)
-    assert (one.append_time, one.imported) == (1_795_000_000_000, False)
+    assert not one.imported
+    assert began - 1_000 <= one.append_time <= time.time() * 1_000 + 1_000, "the broker's clock, not the client's"
     assert msgspec.json.decode(one.body)["item"] == "7"
 
 

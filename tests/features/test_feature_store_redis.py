@@ -14,6 +14,7 @@ import redis
 from features.errors import SettingsError, StoreError, WentBack
 from features.feature_store import EmbeddedFeatureStore, open_feature_store
 from features.feature_store_redis import AT_ONCE, DAY, RedisFeatureStore
+from features.records import place
 from features.redis_extra import seal_state
 from features.user_state import UserState
 from service.settings import Settings
@@ -82,13 +83,13 @@ def test_a_large_commit_goes_in_several_and_the_offsets_with_the_last(
     store: RedisFeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = [state_of(key, key) for key in range(1, 2 * AT_ONCE + 2)]
-    transaction, seen = store._place.transaction, []
+    script, seen = store._commit, []
 
-    def spy(*given: Any) -> Any:
+    def spy(**given: Any) -> Any:
         seen.append(store.offsets())
-        return transaction(*given)
+        return script(**given)
 
-    monkeypatch.setattr(store._place, "transaction", spy)
+    monkeypatch.setattr(store, "_commit", spy)
     store.commit(states, [], {"event/0": 7})
     assert seen == [{}, {}, {}]
     assert store.offsets() == {"event/0": 7}
@@ -223,6 +224,36 @@ def test_offsets_only_grow(store: RedisFeatureStore, redis_url: str, tenant: str
         other.commit([], [], {"event/0": 4, "event/1": 1})
         assert store.offsets() == {"event/0": 9, "event/1": 1}
         store.commit([], [], {"event/0": 10})
+
+
+def test_a_ranker_that_is_behind_does_not_put_an_older_state_over_a_newer_one(
+    store: RedisFeatureStore, redis_url: str, tenant: str
+) -> None:
+    with closing(RedisFeatureStore(redis_url, tenant, 50)) as behind:
+        for partition in (0, 2):  # places above 2^32 and 2^48, too
+            for at in (7, 1 << 31, 1 << 33):
+                far, near = place(partition, at), place(partition, at - 2)
+                store.commit([state_of(partition + 1, 1, 2, 3, offset=far)], [], {f"event/{partition}": at + 3})
+                behind.commit([state_of(partition + 1, 1, offset=near)], [], {f"event/{partition}": at - 1})
+                found = store.get(partition + 1)
+                assert found is not None
+                assert (found.offset, found.items.tolist()) == (far + 3, [1, 2, 3])
+                assert behind.offsets()[f"event/{partition}"] == at + 3
+        behind.commit([state_of(1, 9, offset=place(0, 1 << 34))], [], {})
+        assert store.get(1).items.tolist() == [9]  # type: ignore[union-attr]
+
+
+def test_who_read_offsets_before_a_loss_is_told_too(redis_url: str, client: redis.Redis, tenant: str) -> None:
+    with closing(RedisFeatureStore(redis_url, tenant, 50)) as one, closing(RedisFeatureStore(redis_url, tenant)) as two:
+        one.commit([], [], {"event/1": 10})
+        assert two.offsets() == {"event/1": 10}
+        client.delete(f"repl:{{{tenant}}}:u-offsets")
+        with pytest.raises(WentBack, match="lost user states"):
+            two.offsets()
+        assert two.offsets() == {}
+        with pytest.raises(WentBack, match="lost user states"):
+            one.commit([state_of(1, 6)], [], {"event/1": 12})
+        assert one.get(1) is None, "nothing was written"
 
 
 def test_the_settings_choose(tmp_path: Path, redis_url: str, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -59,6 +61,26 @@ def test_histories_that_redis_lost_are_read_again(shop: ReplService, server: Red
     shop.settle()
     until(lambda: history(shop, "dora") == 3 and history(shop, "bert") == 4)
     assert shop.service.running.consumer.failing is None
+
+
+def test_a_redis_that_stands_still_is_waited_for_once(server: RedisServer, repl_service_factory: Any) -> None:
+    """Requests do not wait one after the other for a Redis that does not answer, nor does anything under their lock."""
+    shop: ReplService = repl_service_factory(user_states_url=server.url, redis_timeout_ms=1_000)
+    items = stocked(shop)
+    shop.settle()
+    until(lambda: history(shop, "anna") == 12)
+    server.signal(signal.SIGSTOP)
+    try:
+        shop.events(shop.click("carl", items[0]))
+        began = time.monotonic()
+        answers = [shop.rank(items[:5], user=f"unheard of {k}") for k in range(30)]
+        assert time.monotonic() - began < 5, "30 times the time-out would be 30 s"
+        assert all(answer["stale"] for answer in answers[1:])
+        assert shop.rank(items[:5], user="anna")["stale"]
+    finally:
+        server.signal(signal.SIGCONT)
+    until(lambda: history(shop, "carl") == 1)
+    until(lambda: not shop.service.running.engine.users.unreachable)
 
 
 def test_published_weights_are_announced_and_served_on_when_redis_is_down(

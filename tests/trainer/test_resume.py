@@ -14,8 +14,9 @@ from features.event_log import kafka_address, make_kafka_topics, open_log
 from features.keys import actor_key
 from features.realtime import RealtimeConfig
 from features.user_state import UserState
+from service.skip_range import time_of
 from tests.trainer.learning_kit import SMALL, START, Desk, items_of, make_base, shop_records
-from trainer.log_identity import offsets_at, time_of
+from trainer.log_identity import offsets_at
 from trainer.online import OnlineTrainer
 from trainer.verify import verify_version
 
