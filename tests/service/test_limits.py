@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.service.test_api_keys import make
 
 from features.errors import RateLimited
 from service import limits
 from service.limits import Limits
 from service.metrics import Metrics
 from service.settings import Settings
+from tests.service.test_api_keys import make
 
 
 class Clock:

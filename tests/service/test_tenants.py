@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.service.test_api_keys import make
 
 from features.errors import SettingsError
 from features.realtime import RealtimeConfig
@@ -20,6 +19,7 @@ from service.tenant_settings import one_tenant, tenant_settings
 from service.tenants import Tenants
 from service.testkit import BASE, ManualClock
 from tests.conftest import fresh_tenant
+from tests.service.test_api_keys import make
 
 ITEMS = [f"i{k}" for k in range(6)]
 
