@@ -302,11 +302,12 @@ class UserStateConsumer(Background):
             self._catalogue.intern(event.item)
         kind = self._schema.behaviour(event.type)
         key = actor_key(event.user, event.session)
-        if key == 0 or kind < 0 or record.offset < self._users_from.get(name, 0):
+        if key == 0 or kind < 0:
+            return
+        first = self._first(event, record)  # also of what only the catalogue still has to read: a copy may follow
+        if not first or record.offset < self._users_from.get(name, 0):
             return
         state = self._users.get_or_new(key)
-        if not self._first(event, record):
-            return
         if state.append(item_key(event.item), kind, record.effective_time, record.place):
             self._users.put(state)
 

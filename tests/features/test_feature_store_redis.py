@@ -83,13 +83,13 @@ def test_a_large_commit_goes_in_several_and_the_offsets_with_the_last(
     store: RedisFeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = [state_of(key, key) for key in range(1, 2 * AT_ONCE + 2)]
-    script, seen = store._commit, []
+    transaction, seen = store._place.transaction, []
 
-    def spy(**given: Any) -> Any:
+    def spy(*given: Any) -> Any:
         seen.append(store.offsets())
-        return script(**given)
+        return transaction(*given)
 
-    monkeypatch.setattr(store, "_commit", spy)
+    monkeypatch.setattr(store._place, "transaction", spy)
     store.commit(states, [], {"event/0": 7})
     assert seen == [{}, {}, {}]
     assert store.offsets() == {"event/0": 7}

@@ -17,7 +17,7 @@ from features.event_parser import parse_event
 from features.feature_store_redis import RedisFeatureStore
 from features.hash_window import HashWindow
 from features.keys import actor_key
-from features.records import event_record
+from features.records import NewRecord, event_record
 from service.artifact import load_artifact
 from service.metrics import Metrics
 from service.settings import Settings
@@ -159,6 +159,18 @@ def test_what_redis_lost_is_read_again_also_by_one_whose_memory_forgot_it(shop: 
         assert (shop.held(one, "anna"), shop.stored("anna")) == (4, 4)
         shop.settle(idle)
         assert shop.held(idle, "anna") == 4
+
+
+def test_a_copy_of_what_only_the_catalogue_reads_again_counts_once(shop: Readers) -> None:
+    """A ranker that was killed finds states further than its catalogue; the second copy of an event comes after."""
+    shop.click("anna", "a")
+    shop.settle(shop.reader())
+    (record,) = shop.log.read("event", 0)
+    copy = NewRecord(record.kind, record.tenant, record.timestamp, record.key, record.body)
+    shop.log.append("event", [copy])
+    again = shop.reader()  # users from 1 on, items from 0 on
+    shop.settle(again)
+    assert (shop.held(again, "anna"), shop.stored("anna")) == (1, 1)
 
 
 def test_one_that_writes_nothing_notices_a_loss(shop: Readers) -> None:
