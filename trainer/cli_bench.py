@@ -17,6 +17,7 @@ from service.console import Config, DataDir, Json, progress_bar, report, setting
 app = typer.Typer(help="Measure this machine against the stated figures.", no_args_is_help=True)
 
 Items = Annotated[int, typer.Option("--items", min=1_000, help="Items in the synthetic catalogue.")]
+OnStack = Annotated[bool, typer.Option("--stack", help="On a real Kafka and Redis with two rankers (source tree).")]
 MILLION = 1_000_000
 
 
@@ -32,12 +33,13 @@ def _bench(name: str, data_dir: Path | None, config: Path | None, json: bool, **
 @app.command()
 def rank(
     minutes: Annotated[float, typer.Option("--minutes", help="Add a load of this length.")] = 0.0,
+    stack: OnStack = False,
     data_dir: DataDir = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """Latency and throughput of /v1/rank over HTTP at 100, 1,000 and 5,000 candidates."""
-    _bench("rank", data_dir, config, json, minutes=minutes)
+    _bench("rank", data_dir, config, json, minutes=minutes, stack=stack)
 
 
 @app.command()
@@ -47,9 +49,21 @@ def learn(data_dir: DataDir = None, config: Config = None, json: Json = False) -
 
 
 @app.command()
-def freshness(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+def freshness(
+    stack: OnStack = False,
+    rate: Annotated[int, typer.Option("--rate", min=1, help="Events a second beside, with --stack.")] = 1_000,
+    data_dir: DataDir = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
     """How soon a click is seen in scores: one's own at once, everybody's after the hold."""
-    _bench("freshness", data_dir, config, json)
+    _bench("freshness", data_dir, config, json, stack=stack, rate=rate)
+
+
+@app.command()
+def ingest(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
+    """Events a second of a trainer that catches up on a backlog in a real Kafka, with its commits to a real Redis."""
+    _bench("ingest", data_dir, config, json)
 
 
 @app.command()

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Stack:
         self.place, self.answers = place, answers
         self.kafka, self.redis = servers.Kafka(place / "kafka"), servers.Redis(place / "redis", options=KEPT)
         self.servers: dict[str, Any] = {"kafka": self.kafka, "redis": self.redis}
-        self._base, self._more = base, more
+        self.base, self._more = base, more
         self.ports = {name: free_port() for name in RANKERS}
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.RLock()
@@ -55,25 +55,26 @@ class Stack:
         self._servers_away: dict[str, float] = {}  # until when, or for ever
         self.restarts = 0
 
-    def open(self) -> None:
+    def open(self, processes: Sequence[str] = (*RANKERS, TRAINER)) -> None:
         """Start the servers, make the topics, start trainer and rankers. Raises ServerError, RuntimeError."""
         self.redis.start()
         self.kafka.start()
         tenant = uuid.uuid4().hex[:8]
-        self._environment = {
+        self.environment = {
             "REPL_LOG_URL": f"kafka://{self.kafka.address}/{tenant}?timeout_ms=6000",
             "REPL_WEIGHTS_URL": self.redis.url, "REPL_USER_STATES_URL": self.redis.url, "REPL_TENANT": tenant,
-            "REPL_BASE_DIR": str(self._base), "REPL_HOLD_MS": "300", "REPL_NEGATIVE_AFTER_MS": "2000",
+            "REPL_BASE_DIR": str(self.base), "REPL_HOLD_MS": "300", "REPL_NEGATIVE_AFTER_MS": "2000",
             "REPL_CONTROL_SHARE": "0", "REPL_VERSIONS_ALL_MINUTES": "1440", "REPL_CHECKPOINT_EVERY_MS": "2000",
             "REPL_REDIS_TIMEOUT_MS": "1000", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
         } | self._more  # fmt: skip
-        given = {key[5:].lower(): value for key, value in self._environment.items() if key.startswith("REPL_")}
+        given = {key[5:].lower(): value for key, value in self.environment.items() if key.startswith("REPL_")}
         self.settings = Settings.model_validate(given | {"data_dir": self.place / "proof"})
         make_kafka_topics(self.settings, PARTITIONS, 1)
-        for name in (*RANKERS, TRAINER):
+        for name in processes:
             self.start(name)
-        for name in RANKERS:
-            self.until_ready(name)
+        for name in processes:
+            if name in RANKERS:
+                self.until_ready(name)
 
     def start(self, name: str) -> None:
         """Start trainer or ranker (again)."""
@@ -83,7 +84,7 @@ class Stack:
             self._killed.discard(name)
             self.children[name] = subprocess.Popen(
                 [sys.executable, "-m", "trainer.cli", *words, "--data-dir", str(self.place / name)],
-                stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=known | self._environment,
+                stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=known | self.environment,
             )  # fmt: skip
 
     def output(self, name: str) -> Path:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,26 +99,28 @@ def ask(client: RawClient, items: list[str], **request: Any) -> dict[str, Any]:
     return {"": answer, **dict(zip(answer["ids"], answer["scores"], strict=True))}
 
 
-def own_clicks(client: RawClient) -> list[float]:
-    """Seconds from sending a click to an answer whose scores show it, by the token."""
+def own_clicks(client: RawClient, other: RawClient) -> list[float]:
+    """Seconds from sending a click to an answer (of the other ranker) whose scores show it, by the token."""
     seconds = []
     for turn in range(OWN):
         user, items = f"o{turn}", [f"i{k}" for k in range(20)]
-        before = ask(client, items, user=user)["i7"]
+        before = ask(other, items, user=user)["i7"]
         began = time.perf_counter()
         token = click(client, [(user, "i7")])
-        after = ask(client, items, user=user, after=token)
+        after = ask(other, items, user=user, after=token)
         seconds.append(time.perf_counter() - began)
         if after["i7"] == before or after[""]["stale"]:
             raise RuntimeError("a click of one's own was not seen in the next answer")
     return seconds
 
 
-def counters(client: RawClient, hold: float) -> list[float]:
-    """Seconds from the end of the hold to a score that shows a burst of clicks of others."""
-    items, calm = [f"p{k}" for k in range(COUNTERS)], "p-calm"
-    first = ask(client, [*items, calm])
-    base = {item: first[item] - first[calm] for item in items}
+def counters(rankers: Sequence[RawClient], hold: float) -> list[float]:
+    """Seconds from the end of the hold to scores of every ranker that show a burst of clicks of others."""
+    items, calm, client = [f"p{k}" for k in range(COUNTERS)], "p-calm", rankers[0]
+    bases = []
+    for ranker in rankers:
+        first = ask(ranker, [*items, calm])
+        bases.append({item: first[item] - first[calm] for item in items})
     sent: dict[str, float] = {}
     seen: dict[str, float] = {}
     due, turn = time.perf_counter(), 0
@@ -128,10 +130,11 @@ def counters(client: RawClient, hold: float) -> list[float]:
             sent[items[turn]] = now
             click(client, [(f"c{turn}-{k}", items[turn]) for k in range(BURST)])
             turn, due = turn + 1, due + 0.13
-        scores = ask(client, [*items, calm])
+        answers = [ask(ranker, [*items, calm]) for ranker in rankers]
         now = time.perf_counter()
         for item in items:
-            if item not in seen and abs(scores[item] - scores[calm] - base[item]) > 0.01:
+            moved = [abs(a[item] - a[calm] - base[item]) > 0.01 for a, base in zip(answers, bases, strict=True)]
+            if item not in seen and all(moved):
                 seen[item] = now
         if now - min(sent.values()) > hold + COUNTERS * 0.13 + 20:
             raise RuntimeError(f"only {len(seen)} of {COUNTERS} bursts were seen in scores")
@@ -142,12 +145,12 @@ def counters(client: RawClient, hold: float) -> list[float]:
     return [max(0.0, seen[item] - sent[item] - hold) for item in items]
 
 
-def weights(client: RawClient, hold: float, name: str) -> list[float]:
-    """Seconds from the end of the hold to a score that only the weights can have moved."""
-    rng = random.Random(name)
+def weights(rankers: Sequence[RawClient], hold: float, name: str) -> list[float]:
+    """Seconds from the end of the hold to a score, of every ranker, that only the weights can have moved."""
+    rng, client = random.Random(name), rankers[0]
     seconds: list[float] = []
     pending: list[float] = []
-    last = ask(client, ["unheard of"])["unheard of"]
+    last = [ask(ranker, ["unheard of"])["unheard of"] for ranker in rankers]
     turn, due = 0, time.perf_counter()
     until = due + WEIGHTS * EVERY + hold + 2
     while len(seconds) < WEIGHTS and time.perf_counter() < until:
@@ -158,8 +161,8 @@ def weights(client: RawClient, hold: float, name: str) -> list[float]:
             pending.append(time.perf_counter())
             click(client, [(user, rng.choice(items))], ranking=ranking)
             turn, due = turn + 1, due + EVERY
-        score = ask(client, ["unheard of"])["unheard of"]
-        if score != last:
+        score = [ask(ranker, ["unheard of"])["unheard of"] for ranker in rankers]
+        if all(one != before for one, before in zip(score, last, strict=True)):
             last, now = score, time.perf_counter()
             if not pending or now - pending[0] < hold - 0.05:
                 raise RuntimeError("weights moved that no probe can have moved")
@@ -234,11 +237,80 @@ def wait_for_versions(client: RawClient, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-def run(settings: Settings, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """All figures, as one dict."""
+def measure(
+    rankers: Sequence[RawClient], hold: float, tell: Callable[[int, int], None], taught: bool = True
+) -> dict[str, Any]:
+    """All figures; clicks go to the first ranker, and are seen when all show them."""
+    tell(1, 7)
+    own = own_clicks(rankers[0], rankers[-1])
+    tell(2, 7)
+    after_hold = counters(rankers, hold)
+    tell(3, 7)
+    cold = weights(rankers, hold, "cold")
+    tell(4, 7)
+    found = {
+        "own_click": figures(own, OWN),
+        "counters_after_hold": figures(after_hold, COUNTERS),
+        "weights_after_hold_cold": figures(cold, WEIGHTS),
+    }
+    if taught:
+        teach(rankers[0], tell)
+        tell(6, 7)
+        found["weights_after_hold"] = figures(weights(rankers, hold, "taught"), WEIGHTS)
+    tell(7, 7)
+    return found
+
+
+def apart(rankers: Sequence[RawClient], seconds: float = 20.0) -> list[float]:
+    """Seconds between the first and the last ranker's first answer with each version."""
+    seen: list[dict[int, float]] = [{} for _ in rankers]
+    until = time.perf_counter() + seconds
+
+    def watch(ranker: RawClient, mine: dict[int, float]) -> None:
+        while time.perf_counter() < until:
+            version = int(ask(ranker, ["unheard of"])[""]["version"])
+            mine.setdefault(version, time.perf_counter())
+
+    threads = [threading.Thread(target=watch, args=pair) for pair in zip(rankers, seen, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    both = sorted(set.intersection(*(set(mine) for mine in seen)))[1:]
+    return [max(mine[v] for mine in seen) - min(mine[v] for mine in seen) for v in both]
+
+
+def on_stack(settings: Settings, tell: Callable[[int, int], None], rate: int) -> dict[str, Any]:
+    """On a real Kafka and Redis: clicks to one of two rankers, seen at the other one, or at both."""
+    from trainer.bench.stack import EVERYTHING, StackRanker, stack_of
+    from trainer.bench.stack import Load as KafkaLoad
+
+    with stack_of(settings) as stack:
+        rankers = [StackRanker(stack, name).client() for name in EVERYTHING[:2]]
+        workload.send_all(rankers[0], itertools.chain(workload.item_events(ITEMS), probes()))
+        for ranker in rankers:
+            workload.wait_until_encoded(ranker, ITEMS + COUNTERS + 1)
+            wait_for_versions(ranker)
+        load, began = KafkaLoad(stack, rate, ITEMS), time.monotonic()
+        found = measure(rankers, settings.hold_ms / 1e3, tell, taught=False)
+        between = apart(rankers)
+        found["versions_apart"] = {**figures(between, len(between)), "versions": len(between)}
+        sent = load.stop() / (time.monotonic() - began)
+        return {"hold_ms": settings.hold_ms, "events_per_second": round(sent, 1), **found, "served": served(rankers[0])}
+
+
+def run(
+    settings: Settings,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    stack: bool = False,
+    rate: int = 1_000,
+) -> dict[str, Any]:
+    """All figures, as one dict; stack: on Kafka and Redis with two rankers, at `rate` events a second beside."""
     tell = progress or (lambda done, total: None)
+    if stack:
+        return on_stack(settings, tell, rate)
     extra = {**children_of(settings), "hold_ms": settings.hold_ms, "control_share": 0.0}
-    hold = settings.hold_ms / 1e3
     with temporary_data() as place:
         server = Server(place, extra)
         trainer = Trainer(place)
@@ -249,28 +321,10 @@ def run(settings: Settings, progress: Callable[[int, int], None] | None = None) 
             wait_for_versions(client)
             load = Load(server)
             began = time.monotonic()
-            tell(1, 7)
-            own = own_clicks(client)
-            tell(2, 7)
-            after_hold = counters(client, hold)
-            tell(3, 7)
-            cold = weights(client, hold, "cold")
-            tell(4, 7)
-            teach(client, tell)
-            tell(6, 7)
-            taught = weights(client, hold, "taught")
+            found = measure([client], settings.hold_ms / 1e3, tell)
             load.stop()
-            seconds = time.monotonic() - began
-            tell(7, 7)
-            return {
-                "hold_ms": settings.hold_ms,
-                "events_per_second": round(load.sent / seconds, 1),
-                "own_click": figures(own, OWN),
-                "counters_after_hold": figures(after_hold, COUNTERS),
-                "weights_after_hold_cold": figures(cold, WEIGHTS),
-                "weights_after_hold": figures(taught, WEIGHTS),
-                "served": served(client),
-            }
+            rate_sent = round(load.sent / (time.monotonic() - began), 1)
+            return {"hold_ms": settings.hold_ms, "events_per_second": rate_sent, **found, "served": served(client)}
         finally:
             trainer.stop()
             server.stop()

@@ -152,7 +152,7 @@ def live_speed(artifact: Artifact, rankings: int = LIVE_RANKINGS) -> tuple[Speed
         events, watch = 0, _Stopwatch()
         for start in range(0, rankings, 100):
             clock.now += 200
-            events += _append(log, artifact, start, min(start + 100, rankings), clock.now)
+            events += append_lists(log, artifact, start, min(start + 100, rankings), clock.now)
             with watch:
                 trainer.tick()
         clock.now += 60_000
@@ -161,22 +161,23 @@ def live_speed(artifact: Artifact, rankings: int = LIVE_RANKINGS) -> tuple[Speed
         return watch.speed(events), watch.speed(rankings * SHOWN)
 
 
-def _append(log: Any, artifact: Artifact, start: int, end: int, now: int) -> int:
+def append_lists(log: Any, artifact: Artifact, start: int, end: int, now: int, tenant: str = "default") -> int:
+    """Append lists number `start` to `end`, each with its served record and nine interactions; how many events."""
     h, d = artifact.manifest.hidden, len(artifact.layout_names)
     rng = np.random.default_rng(start)
     served, events = [], []
     for k in range(start, end):
         items, user = [f"i{n}" for n in rng.integers(0, 4_000, SHOWN)], f"u{rng.integers(0, 4_000)}"
         z = rng.normal(0, 0.1, (SHOWN, d)).astype(np.float16)
-        served.append(NewRecord("served", "default", now, user, ServedRecord(
-            request_id=f"r{k}", t=now, tenant="default", base=artifact.sha256, version=1, objective="click",
+        served.append(NewRecord("served", tenant, now, user, ServedRecord(
+            request_id=f"r{k}", t=now, tenant=tenant, base=artifact.sha256, version=1, objective="click",
             items=items, scores=bytes(4 * SHOWN), hidden=h, z=z.tobytes(), user=user).to_bytes()))  # fmt: skip
         shown = tuple(ShownItem(item, place + 1) for place, item in enumerate(items))
-        events.append(event_record(RankingEvent(id=f"r{k}", timestamp=now, user=user, items=shown)))
+        events.append(event_record(RankingEvent(id=f"r{k}", timestamp=now, user=user, items=shown, tenant=tenant)))
         for n in range(9):
             events.append(event_record(InteractionEvent(
                 id=f"a{k}-{n}", timestamp=now, type="click", item=items[n % 3] if n < 3 else f"i{n}", user=user,
-                ranking=f"r{k}" if n < 3 else None)))  # fmt: skip
+                tenant=tenant, ranking=f"r{k}" if n < 3 else None)))  # fmt: skip
     log.append("served", served)
     log.append("event", events)
     return len(events)

@@ -15,10 +15,11 @@ from typing import Any
 from service.settings import Settings
 from trainer.bench import workload
 from trainer.bench.client import RawClient
-from trainer.bench.server import Server, children_of, temporary_data
+from trainer.bench.server import Ranker, Server, children_of, temporary_data
 
 ITEMS, USERS, HISTORY = 10_000, 500, 50
 SIZES = {100: 2_000, 1_000: 1_500, 5_000: 400}
+STACK_SIZES, STACK_RATE = {100: 1_500, 300: 1_500, 1_000: 1_000}, 1_000
 REQUESTS = 40
 WARM_UP = 60
 SECONDS = 10.0
@@ -31,7 +32,7 @@ def percentile(values: list[float], share: float) -> float:
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
 
 
-def latency(server: Server, client: RawClient, candidates: int, times: int) -> dict[str, float]:
+def latency(server: Ranker, client: RawClient, candidates: int, times: int) -> dict[str, float]:
     """p50, p99 and the server's processor time in ms, bytes of request and answer, at one size."""
     bodies = workload.rank_bodies(candidates, ITEMS, USERS, REQUESTS)
     requests = [client.request_bytes("POST", "/v1/rank", body) for body in bodies]
@@ -56,7 +57,7 @@ def latency(server: Server, client: RawClient, candidates: int, times: int) -> d
     }
 
 
-def throughput(server: Server, candidates: int, seconds: float) -> float:
+def throughput(server: Ranker, candidates: int, seconds: float) -> float:
     """Answers a second over CONNECTIONS connections."""
     counts = [0] * CONNECTIONS
     until = time.perf_counter() + seconds
@@ -107,11 +108,39 @@ def load(server: Server, minutes: float) -> dict[str, Any]:
     return {"minutes": minutes, "per_second": rate, "first_mb": round(first, 1), "last_mb": round(last, 1)}
 
 
+def on_stack(settings: Settings, tell: Callable[[int, int], None]) -> dict[str, Any]:
+    """Latency of one of two rankers on Kafka and Redis: idle, and while STACK_RATE events a second are trained."""
+    from trainer.bench.stack import Load, StackRanker, stack_of
+
+    found: dict[str, Any] = {"events_per_second": STACK_RATE}
+    with stack_of(settings) as stack:
+        server = StackRanker(stack, "ranker-a")
+        client = server.client()
+        fill(client)
+        for done, (size, times) in enumerate(STACK_SIZES.items(), 1):
+            tell(done, 2 * len(STACK_SIZES))
+            found[f"rank_{size}"] = latency(server, client, size, times)
+        load, began = Load(stack, STACK_RATE, ITEMS), time.monotonic()
+        time.sleep(10.0)  # the hold, and whatever the first events bring with them
+        for done, (size, times) in enumerate(STACK_SIZES.items(), 1 + len(STACK_SIZES)):
+            tell(done, 2 * len(STACK_SIZES))
+            found[f"rank_{size}_while_training"] = latency(server, client, size, times)
+        found["sent_per_second"] = round(load.stop() / (time.monotonic() - began))
+        found["served"] = served(client)
+    return found
+
+
 def run(
-    settings: Settings, progress: Callable[[int, int], None] | None = None, *, minutes: float = 0.0
+    settings: Settings,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    minutes: float = 0.0,
+    stack: bool = False,
 ) -> dict[str, Any]:
-    """All figures, as one dict; `minutes` > 0 adds a load of that length."""
+    """All figures, as one dict; `minutes` > 0 adds a load of that length; `stack`: on Kafka and Redis."""
     tell = progress or (lambda done, total: None)
+    if stack:
+        return on_stack(settings, tell)
     steps = len(SIZES) + 3
     with temporary_data() as place:
         server = Server(place, children_of(settings))

@@ -48,7 +48,26 @@ def pss_mb(pid: int) -> float:
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
 
 
-class Server:
+class Ranker:
+    """What a bench measures of a ranker process: `port`, `process`."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def client(self) -> RawClient:
+        """A connection of its own."""
+        return RawClient(self.port)
+
+    def resident_mb(self) -> float:
+        """Resident memory now, MB."""
+        return resident_mb(self.process.pid)
+
+    def cpu_seconds(self) -> float:
+        """Processor time that all its threads have used."""
+        return cpu_seconds(self.process.pid)
+
+
+class Server(Ranker):
     """One child process that serves `data_dir`; `ready_seconds` from its start to the first 200 of /health/ready."""
 
     def __init__(self, data_dir: Path, extra: Mapping[str, object] | None = None) -> None:
@@ -81,14 +100,6 @@ class Server:
             time.sleep(0.01)
         raise RuntimeError("the ranker was not ready after 300 s")
 
-    def client(self) -> RawClient:
-        """A connection of its own."""
-        return RawClient(self.port)
-
-    def resident_mb(self) -> float:
-        """Resident memory now, MB."""
-        return resident_mb(self.process.pid)
-
     def processes(self) -> list[int]:
         """Its process, and its workers where it has several."""
         pid = self.process.pid
@@ -97,10 +108,6 @@ class Server:
     def pss_mb(self) -> float:
         """Proportional memory of all of them, MB: pages that several hold count once."""
         return sum(map(pss_mb, self.processes()))
-
-    def cpu_seconds(self) -> float:
-        """Processor time that all its threads have used."""
-        return cpu_seconds(self.process.pid)
 
     def stop(self) -> None:
         """End it as an operator would, and wait."""

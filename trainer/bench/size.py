@@ -133,7 +133,7 @@ def trainer(settings: Settings) -> Found:
             events, seconds, changed = 0, 0.0, 0
             for start in range(0, RANKINGS, 100):
                 clock.now += 200
-                events += learn._append(log, artifact, start, start + 100, clock.now)
+                events += learn.append_lists(log, artifact, start, start + 100, clock.now)
                 began = time.process_time()
                 known = made.core.v
                 made.tick()

@@ -65,6 +65,8 @@ securityContext:
     secretKeyRef:
       name: {{ required "secrets.name is not set: make a Secret with the keys admin-key and weights-url, and name it" .Values.secrets.name }}
       key: {{ .Values.secrets.weightsUrl }}
+- name: REPL_USER_STATES_URL
+  valueFrom: {secretKeyRef: {name: {{ .Values.secrets.name }}, key: {{ .Values.secrets.weightsUrl }}}}
 - name: OMP_NUM_THREADS
   value: "1"
 {{- range $name, $value := .Values.settings }}
