@@ -105,7 +105,7 @@ def learn(
     import threading
 
     from service.logs import set_up
-    from trainer.online import run as run_online
+    from trainer.live import run as run_online
 
     set_up(settings.log_level)
     stop = threading.Event()

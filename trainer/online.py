@@ -16,17 +16,13 @@ but through the cut's record. docs/exactly-once.md says why.
 
 from __future__ import annotations
 
-import gc
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
-from functools import partial
 
 import msgspec
 
-from features.errors import Fenced, LogError, OffsetLost, StoreError
-from features.event_log import EventLog, dead_letter, open_log, system_clock
+from features.errors import LogError, OffsetLost
+from features.event_log import EventLog, dead_letter, system_clock
 from features.realtime import RealtimeConfig
 from features.records import (
     MAX_PARTITIONS,
@@ -41,8 +37,7 @@ from features.records import (
 )
 from service.artifact import Artifact
 from service.settings import Settings
-from service.weight_keeping import Keeping
-from service.weight_store import CheckpointWrite, Heartbeat, Kind, WeightStore, open_weight_store
+from service.weight_store import CheckpointWrite, Heartbeat, Kind, WeightStore
 from trainer.base_begin import Beginner
 from trainer.blas import single_thread
 from trainer.checkpoint import Checkpoints, meta_of, restore, rollout_of
@@ -53,7 +48,6 @@ from trainer.log_identity import HINT, check_log, resume
 from trainer.rollout import base_needed
 from trainer.rules import Rules
 from trainer.states import TrainerStates
-from trainer.turn import turn
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +55,6 @@ CONTROL = "control/0"
 BEAT_MS = 1_000
 THIN_MS = 10_000
 BACKLOG_CHECKPOINT_MS = 10_000
-RETRY_SECONDS = 0.5
 Clock = Callable[[], int]
 
 
@@ -347,54 +340,3 @@ class OnlineTrainer:
             # what the gate may go back to stays, however long ago it was pushed
             kept = [one.v for one in self.core.learning.gate.state.snapshots]
             self._store.thin(now, kept + self.core.rollout.kept())
-
-
-def run(
-    settings: Settings, stop: threading.Event, *, standby: bool = False, resume_at: str | None = None
-) -> None:
-    """The live loop: until `stop`; a standby first waits for its turn; resume_at: see `OnlineTrainer.start`.
-
-    Raises Fenced, ArtifactError, LogError, StoreError with what to do."""
-    with turn(settings, stop, standby=standby) as ours:
-        if ours:
-            _train(settings, stop, resume_at)
-
-
-def _train(settings: Settings, stop: threading.Event, resume_at: str | None) -> None:
-    from trainer.bases import base_by_sha, current_base, fetch_base
-
-    with closing(open_log(settings)) as event_log:
-        fsync, keeping = settings.durable == "fsync", Keeping.of(settings)
-        store = open_weight_store(settings, fsync=fsync, keeping=keeping, writer=True)
-        with closing(store):
-            trainer = OnlineTrainer(
-                event_log, store, current_base(settings), settings,
-                base_of=lambda sha256: base_by_sha(settings, sha256),
-                fetch=partial(fetch_base, settings),
-            )  # fmt: skip
-            trainer.start(resume_at)
-            gc.freeze()
-            gc.set_threshold(100_000, 20, 100)  # cuts hold many small objects and no cycles
-            _follow(trainer, settings, stop)
-
-
-def _follow(trainer: OnlineTrainer, settings: Settings, stop: threading.Event) -> None:
-    """Tick until `stop`. A log or store that fails in the middle of a cut leaves nothing half done: what is in
-    memory is thrown away, and the newest checkpoint and the recorded cuts are taken up again."""
-    sound = True
-    while not stop.is_set():
-        began = system_clock()
-        try:
-            if not sound:
-                trainer.start()
-                sound = True
-            trainer.tick()
-        except (Fenced, OffsetLost):
-            raise
-        except (LogError, StoreError) as error:
-            log.error("log or store does not answer; starting anew", extra={"reason": error.message})
-            sound = False
-            stop.wait(RETRY_SECONDS)
-            continue
-        if trainer.caught_up:
-            stop.wait(max(0, settings.publish_every_ms - (system_clock() - began)) / 1_000)

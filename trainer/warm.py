@@ -22,7 +22,7 @@ from service.core import Service
 from service.ranked import Question
 from service.settings import Settings
 from service.weight_store import WeightStore
-from trainer.online import run
+from trainer.live import run
 
 BASE = Path(service.__file__).parent / "testkit_base"
 ITEMS = [f"item-{number}" for number in range(12)]

@@ -264,7 +264,7 @@ def test_a_store_thins_by_the_rule_it_was_opened_with(tmp_path: Path) -> None:
 def test_the_trainer_thins_by_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
-    from trainer import online
+    from trainer import live
 
     opened = []
 
@@ -272,10 +272,10 @@ def test_the_trainer_thins_by_the_settings(tmp_path: Path, monkeypatch: pytest.M
         opened.append(options["keeping"])
         raise StoreError("seen")
 
-    monkeypatch.setattr(online, "open_weight_store", spy)
+    monkeypatch.setattr(live, "open_weight_store", spy)
     settings = Settings(data_dir=tmp_path, versions_all_minutes=90, versions_hourly_days=3)
     with pytest.raises(StoreError, match="seen"):
-        online.run(settings, threading.Event())
+        live.run(settings, threading.Event())
     assert opened == [Keeping(90 * MINUTE, DAY, 3 * DAY)]
 
 
