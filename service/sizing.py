@@ -48,6 +48,10 @@ class Need(NamedTuple):
     why: str
 
 
+ITEM_KEY_BYTES = 8
+"""Of the list of items that states name by number (`:u-items`)."""
+
+
 def user_state_bytes(figures: Figures, interactions: int) -> float:
     """Redis bytes of one user's state under `:u:`, key and overhead included."""
     return figures["redis_user_bytes"] + figures["redis_interaction_bytes"] * interactions
@@ -116,7 +120,7 @@ def _ranker_bytes(demand: Demand, figures: Figures, settings: Settings) -> Need:
 
 
 def _redis(demand: Demand, figures: Figures, settings: Settings) -> list[Need]:
-    users = demand.users * user_state_bytes(figures, demand.interactions)
+    users = demand.users * user_state_bytes(figures, demand.interactions) + ITEM_KEY_BYTES * demand.items
     trained = demand.users * trainer_state_bytes(figures, demand.interactions)
     chunks = 2 * (figures["checkpoint_bytes"] + figures["checkpoint_item_bytes"] * demand.items)
     chunks = min(chunks, settings.redis_checkpoint_bytes)

@@ -136,7 +136,7 @@ def test_one_poisoned_hour(shop: KafkaShop) -> None:
     with closing(open_weight_store(shop.settings)) as store:
         back = next(one for one in store.versions(1_000) if one.kind == "rollback")
         assert back.weights == good.weights
-        assert store.status()["gate"]["skipped"]
+        shop.until(lambda: store.status()["gate"]["skipped"], 20, "the status says what is skipped")
     assert verified(shop)["ok"]
 
 

@@ -130,6 +130,9 @@ def test_rankers_end_and_come_back_and_no_request_fails(up: dict[str, int], plac
     with load:
         for name, number in (("ranker-1", signal.SIGTERM), ("ranker-2", signal.SIGKILL)):
             os.kill(now[name], number)
+            until = time.monotonic() + 20
+            while started_at(now[name]) is not None and time.monotonic() < until:  # it drains first
+                time.sleep(0.05)
             again = stack("up", place / "data")
             assert again.returncode == 0, again.stderr
             before, now = now, pids(again.stdout)

@@ -146,7 +146,7 @@ def test_settings_are_ours_and_secrets_come_by_reference(objects: list[dict[str,
         given = {entry["name"]: entry for entry in one.get("env", [])}
         ours = {name.removeprefix("REPL_").lower(): entry for name, entry in given.items() if name.startswith("REPL_")}
         assert set(ours) <= set(Settings.model_fields)
-        secret = {"admin_key", "weights_url", "log_password"} & set(ours)
+        secret = {"admin_key", "weights_url", "user_states_url", "log_password"} & set(ours)
         assert all("secretKeyRef" in ours[name]["valueFrom"] for name in secret)
         Settings(**{name: entry["value"] for name, entry in ours.items() if name not in secret})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 
 from features.feature_store_redis import RedisFeatureStore
@@ -13,19 +13,28 @@ from service.weight_store import Checkpoint, CheckpointWrite, Version
 from service.weight_store_redis import RedisWeightStore
 
 USERS = 4_000
+ITEMS = 100_000
 LENGTHS = (10, 50)
 _MINUTE = 60_000
 
 
 def states_of(users: int, interactions: int, history: int) -> list[UserState]:
-    """Users with so many interactions each; no item twice."""
-    made = []
-    for user in range(users):
-        state = UserState(0x9E3779B97F4A7C15 * (user + 1) % 2**64, history)
-        for k in range(interactions):
-            state.append(0xC2B2AE3D27D4EB4F * (user * 1_000 + k + 1) % 2**64, 1, 1_767_225_600_000 + k * _MINUTE, k)
-        made.append(state)
-    return made
+    """Users with so many interactions each, of ITEMS items; no item twice in one history."""
+    return [_state(user, (user * 7_919 + k * 104_729 for k in range(interactions)), history) for user in range(users)]
+
+
+def _state(user: int, items: Iterable[int], history: int) -> UserState:
+    state = UserState(0x9E3779B97F4A7C15 * (user + 1) % 2**64, history)
+    t = 1_767_225_600_000
+    for k, item in enumerate(items):
+        t += 1 + (k * k * 37 + user * 101) % 5_000 * _MINUTE // 7  # up to half a day between two, to the millisecond
+        state.append(0xC2B2AE3D27D4EB4F * (item % ITEMS + 1) % 2**64, 1, t, k)
+    return state
+
+
+def everything(history: int) -> list[UserState]:
+    """Few users who know all items between them: what Redis keeps of items, it keeps from then on."""
+    return [_state(-2 - n, range(n, n + history), history) for n in range(0, ITEMS, history)]
 
 
 @contextmanager
@@ -49,10 +58,15 @@ def own_tenant(url: str) -> Iterator[tuple[str, Callable[[], int]]]:
 
 def user_bytes(url: str, interactions: int, history: int, users: int = USERS) -> float:
     """Redis bytes of one user's state."""
-    with own_tenant(url) as (tenant, used), closing(RedisFeatureStore(url, tenant, history)) as store:
-        store.commit([], [], {"event/0": 1})
+
+    def write(tenant: str, states: list[UserState], through: int) -> None:
+        with closing(RedisFeatureStore(url, tenant, history)) as store:  # closed: its buffers in Redis are given back
+            store.commit(states, [], {"event/0": through})
+
+    with own_tenant(url) as (tenant, used):
+        write(tenant, everything(history), 1)
         before = used()
-        store.commit(states_of(users, interactions, history), [], {"event/0": 2})
+        write(tenant, states_of(users, interactions, history), 2)
         return (used() - before) / users
 
 
