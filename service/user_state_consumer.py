@@ -149,8 +149,7 @@ class UserStateConsumer(Background):
             if caught_up:
                 self._relieve()
         except OffsetLost as error:
-            self._skip_lost(error)
-            return 1
+            return self._skip_lost(error)
         except WentBack as error:
             self._go_back(error)
             return 1
@@ -249,14 +248,24 @@ class UserStateConsumer(Background):
         self._positions, self._discovered_at = {}, None
         self._users.drop(self._lock)
 
-    def _skip_lost(self, error: OffsetLost) -> None:
-        """Retention took records that were never read: go on with the oldest there is."""
-        starts = self._log.start_offsets()
-        for name, at in self._positions.items():
-            if at < starts.get(name, 0):
-                log.error("records were gone before they were read", extra={"from": at, "to": starts[name]})
-                self._metrics.failures.labels("log").inc()
-                self._positions[name] = starts[name]
+    def _skip_lost(self, error: OffsetLost) -> int:
+        """Retention took records that were never read: go on with the oldest there is; in how many partitions. In none:
+        the log ends before what was read, so it may be another one: that is looked at."""
+        try:
+            starts = self._log.start_offsets()
+        except LogError as down:
+            self._fail(down)
+            return 0
+        lost = [name for name, at in self._positions.items() if at < starts.get(name, 0)]
+        for name in lost:
+            extra = {"from": self._positions[name], "to": starts[name]}
+            log.error("records were gone before they were read", extra=extra)
+            self._metrics.failures.labels("log").inc()
+            self._positions[name] = starts[name]
+        if not lost:
+            self._discovered_at = None
+            self._fail(error)
+        return len(lost)
 
     def _apply(self, record: Record, name: str) -> None:
         offset = record.offset

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from features.errors import LogError, OffsetLost
 from features.event_log import open_log
 from features.keys import actor_key
+from features.records import Many, Offsets
 from service.log_positions import generation_in, log_key, positions_in, to_store
 from service.testkit import ManualClock, ReplService
 
@@ -42,3 +46,29 @@ def test_a_log_made_again_is_read_from_its_start(tmp_path: Path) -> None:
     assert log_key(again.service.log, "event") != log_key(other, "event")
     other.close()
     again.stop()
+
+
+def test_offsets_past_the_end_fail_loudly_and_reading_goes_on_once_they_are_there(
+    repl_service: ReplService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = repl_service.service.running.consumer
+    consumer.stop()
+    log, tail = repl_service.service.log, repl_service.service.log.tail
+
+    def ends_before(start: Offsets, limit: int, wait: float) -> Many:
+        raise OffsetLost("event/0 ends at offset 0")
+
+    monkeypatch.setattr(log, "tail", ends_before)
+    assert consumer.step() == 0, "the thread waits, and does not ask again at once"
+    assert consumer.failing == "log"
+    monkeypatch.setattr(log, "start_offsets", down)
+    assert consumer.step() == 0, "a log that does not answer meanwhile ends no thread"
+    monkeypatch.undo()
+    assert log.tail == tail
+    repl_service.events(repl_service.click("u", "A"))
+    assert consumer.step() == 1
+    assert consumer.failing is None
+
+
+def down() -> Offsets:
+    raise LogError("nobody listens there")
