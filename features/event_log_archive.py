@@ -22,7 +22,7 @@ from features.event_log_archive_parquet import Group, PartFile
 from features.event_log_archive_store import ArchiveStore
 from features.event_log_each import MOST_BYTES, EachPartition
 from features.event_log_identity import StoredIdentity
-from features.records import STREAMS, NewRecord, Offsets, Record, Stream, offset_key
+from features.records import STREAMS, NewRecord, Offsets, Record, Stream, offset_key, split_key
 
 _OFFSET = attrgetter("offset")
 _BUFFER = 60_000
@@ -80,7 +80,7 @@ class ArchiveLog(EachPartition):
     def _in_order(self, name: str, start: int) -> Iterator[list[Record]]:
         """All records of a stream/partition from `start` on: parts, then row groups, are opened when their first
         offset is due, and what lies below the next one's first is given."""
-        partition, numbers = int(name.rpartition("/")[2]), count()
+        partition, numbers = split_key(name)[1], count()
         todo: list[_Todo] = [
             (first, next(numbers), part, None, None) for first, last, part in self._parts.get(name, ()) if last >= start
         ]

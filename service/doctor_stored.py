@@ -10,7 +10,7 @@ from contextlib import closing
 
 from features.errors import ArtifactError, LogError
 from features.event_log import EventLog, open_log
-from features.records import Stream
+from features.records import Stream, partitions_in, split_key
 from service.artifact import find_base, read_manifest
 from service.doctor import Finding, clock_finding
 from service.doctor_local import SAMPLE
@@ -32,10 +32,11 @@ def check_log(settings: Settings) -> Iterator[Finding]:
         return
     with closing(open_log(settings)) as log:
         ends = log.end_offsets()
-        events = sum(end for name, end in ends.items() if name.startswith("event/"))
+        events = sum(ends[name] for name in partitions_in("event", ends))
         yield Finding("PASS", "log", f"it can be read; {events:,} events were ever appended")
         newest = max((t for stream in STREAMS for t in _newest(log, stream)), default=None)
-        letters = sum(end - log.start_offsets().get(name, 0) for name, end in ends.items() if name.startswith("dead"))
+        starts = log.start_offsets()
+        letters = sum(ends[name] - starts.get(name, 0) for name in partitions_in("dead-letter", ends))
     if newest is not None:  # what lies in the past is no matter of clocks
         yield clock_finding("log", "the time of its newest record", max(0.0, newest - _now()))
     if letters:
@@ -45,13 +46,12 @@ def check_log(settings: Settings) -> Iterator[Finding]:
 
 def _newest(log: EventLog, stream: Stream) -> Iterator[int]:
     """The append time of the last record of each partition of a stream."""
-    starts = log.start_offsets()
-    for name, end in log.end_offsets().items():
-        of, _, partition = name.partition("/")
-        if of != stream or end <= starts.get(name, 0):
+    starts, ends = log.start_offsets(), log.end_offsets()
+    for name in partitions_in(stream, ends):
+        if ends[name] <= starts.get(name, 0):
             continue
         try:
-            found = log.read(stream, end - 1, 1, int(partition))
+            found = log.read(stream, ends[name] - 1, 1, split_key(name)[1])
         except LogError:  # expired meanwhile
             continue
         yield from (record.append_time for record in found)

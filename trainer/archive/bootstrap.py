@@ -23,7 +23,7 @@ from features.errors import ArtifactError, LogError
 from features.event_log import EventLog
 from features.event_log_archive import ArchiveLog
 from features.event_log_archive_manifest import KEPT
-from features.records import Cut, Offsets, Record, Stream
+from features.records import Cut, Offsets, Record, Stream, split_key
 from service.artifact import Artifact
 from service.settings import Settings
 from service.weight_keeping import Keeping
@@ -32,7 +32,7 @@ from trainer.archive.seam import CUTS, SeamedLog, check, follows_cuts
 from trainer.archive.sparse_store import SparseStore
 from trainer.bases import base_by_sha, current_base
 from trainer.core import BaseOf, Core, Outcome
-from trainer.cuts import Batch
+from trainer.cuts import READ, Batch
 from trainer.fence import Fence
 from trainer.log_identity import check_log
 from trainer.online import OnlineTrainer, no_base
@@ -122,8 +122,7 @@ class Bootstrap(OnlineTrainer):
         self._take(Cut(starts, 0), nothing, kind="start")
 
     def _first_offsets(self) -> Offsets:
-        streams = ("event", "served", "control")
-        return {name: at for name, at in self._seamed.start_offsets().items() if name.partition("/")[0] in streams}
+        return {name: at for name, at in self._seamed.start_offsets().items() if split_key(name)[0] in READ}
 
     def _replay(self, record: Record) -> None:
         self.cuts += 1

@@ -14,7 +14,16 @@ from features.event_log_archive import ArchiveLog
 from features.event_log_archive_manifest import LogId, Manifest
 from features.event_log_each import MOST_BYTES, EachPartition
 from features.event_log_identity import LogIdentity, identity_of
-from features.records import Cut, NewRecord, Offsets, Record, Stream, offset_key, partition_and_offset
+from features.records import (
+    Cut,
+    NewRecord,
+    Offsets,
+    Record,
+    Stream,
+    offset_key,
+    partition_and_offset,
+    split_key,
+)
 
 CUTS = "cut/0"
 
@@ -28,7 +37,7 @@ class SeamedLog(EachPartition):
         """archived: the streams that are read from the archive first; the others are read from the live log alone."""
         streams = set(archived)
         self._archive, self._live = archive, live
-        self.seam = {name: at for name, at in archive.end_offsets().items() if name.partition("/")[0] in streams}
+        self.seam = {name: at for name, at in archive.end_offsets().items() if split_key(name)[0] in streams}
         self._starts = {name: at for name, at in archive.start_offsets().items() if name in self.seam}
         self.letters = 0  # dead letters that the log holds already
 
@@ -121,7 +130,7 @@ def _dense(manifest: Manifest) -> bool:
     """Whether every offset of events and control records is archived: none had expired before the sink came by."""
     spans = {"event": 0, "control": 0}
     for name, at in manifest.offsets.items():
-        stream = name.partition("/")[0]
+        stream = split_key(name)[0]
         if stream in spans:
             spans[stream] += at - manifest.starts.get(name, 0)
     return all(manifest.rows(stream) == count for stream, count in spans.items())

@@ -37,7 +37,7 @@ from features.event_log_archive_manifest import (
 from features.event_log_archive_parquet import encode
 from features.event_log_archive_store import ArchiveStore
 from features.event_log_identity import identity_of
-from features.records import Offsets, Record, Stream, offset_key
+from features.records import Offsets, Record, Stream, offset_key, split_key
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Sink:
         return Manifest(number=0, log=self._id, starts=starts, offsets=dict(starts), parts=[], began=began)
 
     def _kept(self, offsets: Offsets) -> Offsets:
-        return {name: at for name, at in offsets.items() if name.partition("/")[0] in KEPT}
+        return {name: at for name, at in offsets.items() if split_key(name)[0] in KEPT}
 
     def _check_identity(self) -> None:
         if self.manifest.log != self._id:
@@ -136,7 +136,7 @@ class Sink:
         found: list[Record] = []
         rows, size, ends = self._rows, self._bytes, self._log.end_offsets()
         for name in sorted(offsets):
-            stream, partition = _stream_of(name)
+            stream, partition = split_key(name)
             while offsets[name] < ends.get(name, 0) and rows > 0 and size > 0:
                 part = self._read_part(stream, partition, offsets, gaps, min(_READ, rows), size)
                 if not part:
@@ -214,11 +214,6 @@ def _deletions(records: Iterable[Record]) -> list[Deletion]:
         if isinstance(event, events.UserEvent) and event.op == "delete":
             found.append(Deletion(record.tenant, event.user, record.partition, record.offset, record.append_time))
     return found
-
-
-def _stream_of(name: str) -> tuple[Stream, int]:
-    stream, _, partition = name.partition("/")
-    return next(one for one in KEPT if one == stream), int(partition)
 
 
 def follow(sink: Sink, stop: threading.Event, every_seconds: float, tidy: Callable[[], None]) -> None:

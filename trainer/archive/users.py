@@ -21,7 +21,7 @@ from features.event_log_archive import ArchiveLog
 from features.feature_store import FeatureStore, UserStates, open_feature_store
 from features.hash_window import HashWindow
 from features.keys import actor_key, item_key
-from features.records import Offsets, Record, marked
+from features.records import Offsets, Record, marked, partitions_in, split_key
 from features.schema import Schema
 from service.catalogue_store import CatalogueStore
 from service.log_positions import generation_in, log_key, positions_in, to_store
@@ -56,14 +56,14 @@ class UserRebuild:
         """Read every partition from where the store stands (a catalogue: from the start) to the archive's end."""
         began, total = time.monotonic(), self._archive.manifest.rows("event")
         self._done = self._held()
-        for name, end in sorted(self._archive.manifest.offsets.items()):
-            if name.startswith("event/"):
-                self._partition(name, end, lambda: progress(self.counts["events"], total))
+        ends = self._archive.manifest.offsets
+        for name in sorted(partitions_in("event", ends)):
+            self._partition(name, ends[name], lambda: progress(self.counts["events"], total))
         seconds = time.monotonic() - began
         return {**self.counts, "seconds": round(seconds, 2), "offsets": dict(self._done)}
 
     def _partition(self, name: str, end: int, tell: Callable[[], None]) -> None:
-        partition, first = int(name.rpartition("/")[2]), self._archive.manifest.starts.get(name, 0)
+        partition, first = split_key(name)[1], self._archive.manifest.starts.get(name, 0)
         users_from = self._done.get(name, 0)
         at = first if self._catalogue is not None else max(first, users_from)
         while at < end and (records := self._archive.read("event", at, _READ, partition)):
@@ -147,6 +147,7 @@ def bootstrap_users(
 
 
 def _save(items: CatalogueStore, catalogue: Catalogue, archive: ArchiveLog) -> None:
-    offsets = {name: at for name, at in archive.manifest.offsets.items() if name.startswith("event/")}
+    ends = archive.manifest.offsets
+    offsets = {name: ends[name] for name in partitions_in("event", ends)}
     stored = to_store(offsets, 0, log_key(archive, "event"))
     items.save(catalogue.changed_chunks(), stored, np.arange(len(catalogue), dtype=np.int64))

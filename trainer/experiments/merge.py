@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from features.errors import LogError
 from features.event_log import EventLog
-from features.records import Record, Stream
+from features.records import Record, Stream, partitions_in, split_key
 
 PAGE = 2_000
 _RETRIES = 3
@@ -19,12 +19,8 @@ _RETRIES = 3
 
 def partitions(log: EventLog, stream: Stream) -> dict[int, tuple[int, int]]:
     """By partition: the first offset that can be read, and the one after the last."""
-    starts, found = log.start_offsets(), {}
-    for name, end in log.end_offsets().items():
-        kind, _, number = name.rpartition("/")
-        if kind == stream:
-            found[int(number)] = (starts.get(name, 0), end)
-    return found
+    starts, ends = log.start_offsets(), log.end_offsets()
+    return {split_key(name)[1]: (starts.get(name, 0), ends[name]) for name in partitions_in(stream, ends)}
 
 
 def records(log: EventLog, stream: Stream, partition: int, start: int, end: int) -> Iterator[Record]:
