@@ -17,6 +17,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from features.durable import sync_directory
 from features.errors import LogError, ReplError, SettingsError
 from features.redis_extra import masked
 
@@ -90,7 +91,7 @@ class ArchivePlace:
         finally:
             with suppress(FileNotFoundError):
                 draft.unlink()
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
 
     def get(self, path: str) -> bytes:
         """The bytes of an object. Raises LogError."""
@@ -133,11 +134,3 @@ def _time(info: dict[str, Any]) -> float | None:
         if isinstance(value, datetime.datetime):
             return value.timestamp()
     return None
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

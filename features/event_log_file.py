@@ -9,12 +9,12 @@ is written stands in `event_log_sqlite.py`, what it lets go of in `event_log_ret
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from features.durable import sync_directory
 from features.errors import LogError, OffsetLost
 from features.event_log import EVERY_PROMISE, Clock, Promise, system_clock
 from features.event_log_each import MOST_BYTES, EachPartition
@@ -51,7 +51,7 @@ class EmbeddedEventLog(EachPartition):
             for name, streams in FILES.items():
                 file = StreamFile(data_dir / name, streams, self.limits, clock)
                 self._files.update(dict.fromkeys(streams, file))
-            _sync_directory(data_dir)
+            sync_directory(data_dir)
         except (OSError, LogError) as error:
             for file in distinct(self._files.values()):
                 file.close()
@@ -155,12 +155,3 @@ class EmbeddedEventLog(EachPartition):
 def _record(stream: str, row: tuple[Any, ...]) -> Record:
     offset, kind, tenant, timestamp, append_time, imported, key, body = row
     return Record(stream, 0, offset, kind, tenant, timestamp, append_time, imported != 0, key, body)
-
-
-def _sync_directory(path: Path) -> None:
-    """The names of new files are durable too."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,14 +6,13 @@ stands in the trainer's status. Only `fetch` and `stage` touch files: they put t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli_versions import control, open_store
+from service.cli_versions import control, open_store, waited
 from service.console import Config, DataDir, Json, report, settings_of
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ app = typer.Typer(help="Roll out another base model beside the one that answers.
 
 Source = Annotated[str, typer.Argument(help="Its directory or http(s) address: where manifest.json lies.")]
 Base = Annotated[str, typer.Argument(help="The base's sha256 [default: the one beside].")]
-PAUSE = 0.2
+Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait for the trainer's answer.")]
 
 
 @app.command("fetch")
@@ -36,7 +35,7 @@ def fetch_base(source: Source, data_dir: DataDir = None, config: Config = None, 
 @app.command("stage")
 def stage(
     source: Source,
-    wait: Annotated[float, typer.Option("--wait", help="Seconds to wait for the trainer's answer.")] = 10.0,
+    wait: Wait = 10.0,
     data_dir: DataDir = None,
     config: Config = None,
     json: Json = False,
@@ -66,9 +65,7 @@ def promote(
     """Answer by the staged base; refused with the figures where its log loss is more than 2 % above the live pair's."""
     settings = settings_of(data_dir, config)
     with open_store(settings) as store:
-        deadline = time.monotonic() + wait
-        while _status(store).get("hinders") and time.monotonic() < deadline:
-            time.sleep(PAUSE)
+        waited(wait, lambda: not _status(store).get("hinders"))
         body = {"sha256": base or _status(store).get("beside") or "", "percent": percent}
         answer = _carried_out(settings, store, "base-promote", body, max(10.0, wait))
     _report(answer, json, wait)
@@ -76,7 +73,7 @@ def promote(
 
 @app.command("revert")
 def revert(
-    wait: Annotated[float, typer.Option("--wait", help="Seconds to wait for the trainer's answer.")] = 10.0,
+    wait: Wait = 10.0,
     data_dir: DataDir = None,
     config: Config = None,
     json: Json = False,
@@ -133,15 +130,15 @@ def _carried_out(
 ) -> dict[str, Any]:
     """Append the record, and wait for what becomes of it: {…body, done, reason, figures?, pending}."""
     place = control(settings, kind, body)
-    deadline = time.monotonic() + wait
-    while True:
-        last = _status(store).get("last", {})
-        if last.get("place", -1) >= place:
-            answered = {name: last[name] for name in ("done", "reason", "figures") if name in last}
-            return {**body, "offset": place, **answered, "pending": False}
-        if time.monotonic() >= deadline:
-            return {**body, "offset": place, "done": False, "reason": "the trainer has not answered", "pending": True}
-        time.sleep(PAUSE)
+
+    def last() -> dict[str, Any]:
+        found: dict[str, Any] = _status(store).get("last", {})
+        return found
+
+    if not waited(wait, lambda: last().get("place", -1) >= place):
+        return {**body, "offset": place, "done": False, "reason": "the trainer has not answered", "pending": True}
+    answered = {name: value for name, value in last().items() if name in ("done", "reason", "figures")}
+    return {**body, "offset": place, **answered, "pending": False}
 
 
 def _report(answer: dict[str, Any], json: bool, waited: float) -> None:

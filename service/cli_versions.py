@@ -130,7 +130,7 @@ def pin(
     with open_store(settings) as store:
         store.get(version)
         offset = control(settings, "pin", {"version": version})
-        done = _waited(wait, lambda: store.pinned() == version)
+        done = waited(wait, lambda: store.pinned() == version)
     report({"pin": version, "offset": offset, "pending": not done}, json)
 
 
@@ -142,7 +142,7 @@ def unpin(
     settings = settings_of(data_dir, config)
     with open_store(settings) as store:
         offset = control(settings, "unpin", {"version": version})
-        done = _waited(wait, lambda: store.pinned() != version)
+        done = waited(wait, lambda: store.pinned() != version)
     report({"unpin": version, "offset": offset, "pending": not done}, json)
 
 
@@ -168,7 +168,7 @@ def rollback(
         latest = store.latest()
         before = latest.v if latest is not None else 0
         offset = control(settings, "rollback", body)
-        done = _waited(wait, lambda: any(new.kind == "rollback" for new in store.versions_after(before)))
+        done = waited(wait, lambda: any(new.kind == "rollback" for new in store.versions_after(before)))
     report({"rollback": version, "skip": body["skip"], "offset": offset, "pending": not done}, json)
 
 
@@ -201,7 +201,7 @@ def control(settings: Settings, kind: str, body: dict[str, Any]) -> int:
         return log.append("control", [record])[0] or 0
 
 
-def _waited(seconds: float, done: Callable[[], bool]) -> bool:
+def waited(seconds: float, done: Callable[[], bool]) -> bool:
     """True as soon as the trainer has done it, False after so many seconds."""
     deadline = time.monotonic() + seconds
     while not done():

@@ -114,9 +114,15 @@ def free_port() -> int:
 
 def http_call(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     """Status and JSON answer of a request on a connection of its own; (0, None) where nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    return exchange(http.client.HTTPConnection("127.0.0.1", port, timeout=20), method, path, body)
+
+
+def exchange(
+    connection: http.client.HTTPConnection, method: str, path: str, body: Any, headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
+    """As `http_call`, on a connection that is closed afterwards."""
     try:
-        connection.request(method, path, None if body is None else json.dumps(body))
+        connection.request(method, path, None if body is None else json.dumps(body), headers or {})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     except ConnectionError:

@@ -371,15 +371,19 @@ class Core:
         outcome.checkpoint = True
         return "base"
 
-    def change_base(self, artifact: Artifact) -> None:
-        """Learn around another base from now on: its prior, no labels that wait; the rest goes on."""
+    def require_schema(self, artifact: Artifact, which: str, field: str) -> None:
+        """Raises SchemaError where a base was trained with another schema than that of this log's catalogue."""
         if artifact.schema.fingerprint != self.catalogue.schema.fingerprint:
             raise SchemaError(
-                "the new base was trained with another schema",
-                field="base_dir",
+                f"the {which} base was trained with another schema",
+                field=field,
                 value=artifact.schema.fingerprint,
                 hint="serve it from a data directory of its own: replay the log there",
             )
+
+    def change_base(self, artifact: Artifact) -> None:
+        """Learn around another base from now on: its prior, no labels that wait; the rest goes on."""
+        self.require_schema(artifact, "new", "base_dir")
         self.rollout.reset()
         learning, old = self.new_learning(artifact), self.learning
         old.hold.drop(TIMERS)

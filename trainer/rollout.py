@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from features.errors import ArtifactError, SchemaError
+from features.errors import ArtifactError
 from service.artifact import Artifact
 from service.weight_store import Beside, Version, decode_weights
 from trainer.base_gate import BaseGate, Judged
@@ -138,13 +138,7 @@ class Rollout:
 
     def _pair(self, artifact: Artifact) -> Shadow:
         core = self._core
-        if artifact.schema.fingerprint != core.catalogue.schema.fingerprint:
-            raise SchemaError(
-                "the staged base was trained with another schema",
-                field="sha256",
-                value=artifact.schema.fingerprint,
-                hint="serve it from a data directory of its own: replay the log there",
-            )
+        core.require_schema(artifact, "staged", "sha256")
         learning = core.new_learning(artifact)
         return Shadow(artifact, learning, core.reconstructor(artifact), core.served, core.users)
 

@@ -23,7 +23,7 @@ import service.testkit
 from features.errors import SettingsError
 from service.settings import Settings
 from service.tls import tls_options
-from tests.conftest import ROOT, free_port, fresh_tenant, unavailable
+from tests.conftest import ROOT, exchange, free_port, fresh_tenant, unavailable
 
 BASE = Path(service.testkit.__file__).parent / "testkit_base"
 ITEMS = [f"i{k}" for k in range(10)]
@@ -76,14 +76,7 @@ class Shop:
     def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
         connection = http.client.HTTPSConnection("localhost", self.port, timeout=20, context=self._trust)
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        except ConnectionError:
-            return 0, None
-        finally:
-            connection.close()
+        return exchange(connection, method, path, body, headers)
 
     def until(self, done: Callable[[], bool], what: str) -> None:
         began = time.monotonic()
