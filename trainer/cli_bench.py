@@ -115,11 +115,12 @@ def states(
 
 @app.command()
 def crash(
-    faults: Annotated[int, typer.Option("--faults", min=1, help="How many faults.")] = 200,
+    faults: Annotated[int, typer.Option("--faults", min=0, help="How many faults.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="The same faults in the same order.")] = 1,
+    minutes: Annotated[float, typer.Option("--minutes", min=0, help="Then the load alone; is memory flat?")] = 0.0,
     data_dir: DataDir = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """Kill, stop and fill up a real Kafka, Redis, trainer and rankers under load; prove that all adds up."""
-    _bench("crash", data_dir, config, json, faults=faults, seed=seed)
+    _bench("crash", data_dir, config, json, faults=faults, seed=seed, minutes=minutes)

@@ -17,6 +17,7 @@ from service.testkit import BASE
 from tests.conftest import unavailable
 from trainer.bench import crash_proof
 from trainer.bench.crash import storm
+from trainer.bench.crash_calm import grown
 from trainer.bench.crash_faults import KINDS, plan
 from trainer.bench.crash_ledger import Answer, Answers, Ledger
 
@@ -95,6 +96,11 @@ def test_a_state_that_lacks_or_repeats_an_interaction_is_told() -> None:
         crash_proof.user_states(proof, [sent], lambda _, state=state: state, {"click": 1}, 256)  # type: ignore[misc]
         assert [part for part in wrong if part in str(proof.wrong)] == wrong
         assert bool(proof.wrong) == bool(wrong)
+
+
+def test_memory_that_is_not_flat_is_told() -> None:
+    memory = {"trainer": [200.0, 209.0], "ranker-a": [200.0, 212.0], "ranker-b": [200.0, 188.0], "redis": [9.0, 99.0]}
+    assert grown(memory) == ["ranker-a 200.0 -> 212.0 MB", "ranker-b 200.0 -> 188.0 MB"]
 
 
 def test_a_failed_request_counts_unless_its_ranker_was_away() -> None:

@@ -20,6 +20,7 @@ from service.artifact import load_artifact
 from service.settings import Settings
 from service.weight_store import open_weight_store
 from trainer.bench.client import RawClient
+from trainer.bench.crash_calm import Calm, grown
 from trainer.bench.crash_faults import Storm, plan
 from trainer.bench.crash_ledger import Answers
 from trainer.bench.crash_load import ITEMS, Asker, Generator, HttpShop, KafkaShop, now_ms
@@ -53,19 +54,21 @@ class Watch(threading.Thread):
 
 def run(
     settings: Settings, *, faults: int = 200, seed: int = 1, longest: float = 20.0, pause: float = 0.08,
-    progress: Callable[[int, int], None] | None = None,
+    minutes: float = 0.0, progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The report. Raises ReplError where anything did not add up, with all that did not."""
+    """The report. minutes: of the same load without faults, after them. Raises ReplError where anything did not add up,
+    with all that did not."""
+    base = Path(str(children_of(settings)["base_dir"]))
     with temporary_data() as place:
-        report = storm(place, Path(str(children_of(settings)["base_dir"])), faults, seed, longest, pause, progress)
+        report = storm(place, base, faults, seed, longest, pause, minutes=minutes, progress=progress)
     if report["wrong"]:
         raise ReplError("the crash bench found: " + "; ".join(report["wrong"]), hint=f"its figures: {report}")
     return report
 
 
 def storm(
-    place: Path, base: Path, faults: int, seed: int, longest: float, pause: float,
-    progress: Callable[[int, int], None] | None = None,
+    place: Path, base: Path, faults: int, seed: int, longest: float, pause: float, *,
+    minutes: float = 0.0, progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Figures, and under `wrong` what did not add up. Raises RuntimeError where the stack did not survive."""
     began, answers = time.monotonic(), Answers()
@@ -76,18 +79,21 @@ def storm(
         watch, load = Watch(stack.settings), _load(stack, answers, seed, pause)
         for one in (watch, *load):
             one.start()
-        weather, opened = Storm(stack, answers), time.monotonic()
-        weather.run(plan(faults, seed, longest), progress or (lambda done, total: None))
+        tell = progress or (lambda done, total: None)
+        weather, calm, opened = Storm(stack, answers), Calm(stack), time.monotonic()
+        weather.run(plan(faults, seed, longest), tell)
+        calm.run(minutes, tell)
         stormed = time.monotonic()
         _end(stack, load)
         proof = _prove(stack, base, load, watch)
     finally:
         stack.close()
     _answered(proof, answers, weather)
+    proof.same("processes whose memory is not flat", grown(calm.memory), [])
     times = {"starting": opened - began, "faults": stormed - opened, "proof": time.monotonic() - stormed}
     return {
         "faults": sum(weather.done.values()), "seed": seed, "by_kind": dict(sorted(weather.done.items())),
-        **proof.figures, **answers.figures(), "stale_without_redis": weather.told,
+        **proof.figures, **answers.figures(), **calm.figures(), "stale_without_redis": weather.told,
         "started_again": stack.restarts,
         "seconds": {name: round(value, 1) for name, value in times.items()}, "wrong": proof.wrong,
     }  # fmt: skip
