@@ -99,6 +99,14 @@ class RedisPlace:
         kind = StoreDown if down else StoreError
         return kind(f"cannot {doing} in {self.where}: {text}", field=self._setting, value=self.where, hint=hint)
 
+    def maxmemory(self) -> int | None:
+        """Bytes that this Redis may use; None where it has no bound, or INFO is not allowed. Raises StoreError."""
+        with self.errors("read its memory") as client:
+            try:
+                return int(client.info("memory").get("maxmemory", 0)) or None
+            except exceptions.NoPermissionError:
+                return None
+
     def _check(self) -> None:
         """Once: is this a Redis that keeps what it is given? Where INFO is not allowed, that is taken on trust."""
         self.client.ping()

@@ -90,7 +90,7 @@ class Settings(BaseModel):
         2_000, ge=50, le=60_000, description="wait for Redis: to connect, and for an answer"
     )
     redis_checkpoint_bytes: int = Field(
-        1 << 30, ge=1 << 20, description="what the chunks of checkpoints may take in Redis before old ones go"
+        1 << 28, ge=1 << 20, description="what the chunks of checkpoints may take in Redis before old ones go"
     )
 
     # limits of a request

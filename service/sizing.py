@@ -122,8 +122,8 @@ def _ranker_bytes(demand: Demand, figures: Figures, settings: Settings) -> Need:
 def _redis(demand: Demand, figures: Figures, settings: Settings) -> list[Need]:
     users = demand.users * user_state_bytes(figures, demand.interactions) + ITEM_KEY_BYTES * demand.items
     trained = demand.users * trainer_state_bytes(figures, demand.interactions)
-    chunks = 2 * (figures["checkpoint_bytes"] + figures["checkpoint_item_bytes"] * demand.items)
-    chunks = min(chunks, settings.redis_checkpoint_bytes)
+    two = 2 * (figures["checkpoint_bytes"] + figures["checkpoint_item_bytes"] * demand.items)
+    chunks = max(two, settings.redis_checkpoint_bytes)
     kept = settings.versions_all_minutes * 60 * _versions_per_second(settings)
     kept += settings.versions_minutely_hours * 60 + settings.versions_hourly_days * 24
     changes = demand.events * figures["change_bytes_per_event"] * WINDOW_SECONDS
@@ -133,7 +133,7 @@ def _redis(demand: Demand, figures: Figures, settings: Settings) -> list[Need]:
     return [
         Need("redis_user_states", users, "B", f"{each[0]:,.0f} B a user (:u:), gone after user_state_ttl_days"),
         Need("redis_trainer_states", trained, "B", f"{each[1]:,.0f} B a user (:w:user:), no time to live"),
-        Need("redis_checkpoints", chunks, "B", "counters and join of two checkpoints, at most redis_checkpoint_bytes"),
+        Need("redis_checkpoints", chunks, "B", "old ones go at redis_checkpoint_bytes; two always stay"),
         Need("redis_versions", versions, "B", f"{kept:,.0f} versions (versions_…), a minute of changes"),
         Need("redis_memory", total, "B", "all of these and a quarter more: set maxmemory to it"),
     ]

@@ -21,6 +21,9 @@ from service.weight_version import Checkpoint
 
 log = logging.getLogger(__name__)
 
+SHARE = 0.5
+"""Of maxmemory: old checkpoints never fill a Redis that user states and new versions need."""
+
 
 class Thinner:
     """Thins one tenant's weight store. One thread: the writer's."""
@@ -35,7 +38,8 @@ class Thinner:
         rows = [(v, created, v in set(points)) for v, created in ages]
         kept = keep_versions(rows, pins.union(keep), now, self._keeping)
         drop = [v for v, _ in ages if v not in kept]
-        over = self._over_budget([v for v in points if v in kept], pins) if size > self._max_bytes else set()
+        budget = self._budget()
+        over = self._over_budget([v for v in points if v in kept], pins, budget) if size > budget else set()
         old = [v for v in points if v not in kept or v in over]
         oldest_change = points[-2] if len(points) > 1 else 0
         recent = [v for v, created in ages if created >= now - 60_000]
@@ -67,14 +71,19 @@ class Thinner:
         ages = [(int(v), int(created)) for v, _, created in (bytes(one).partition(b":") for one in versions)]
         return ages, _numbers(points), _numbers(changes), {*_numbers(pins), *_numbers(kept)}, int(size or 0)
 
-    def _over_budget(self, points: list[int], pins: set[int]) -> set[int]:
-        """Checkpoints to drop, oldest first, so that the chunks of the rest take at most max_bytes."""
+    def _budget(self) -> int:
+        """What chunks may take: the setting, and never more than this share of what Redis may use."""
+        most = self._place.maxmemory()
+        return self._max_bytes if most is None else min(self._max_bytes, int(SHARE * most))
+
+    def _over_budget(self, points: list[int], pins: set[int], budget: int) -> set[int]:
+        """Checkpoints to drop, oldest first, so that the chunks of the rest take at most `budget` bytes."""
         sizes: dict[str, int] = {}
         with self._place.errors("read chunk sizes") as client:
             for sha, entry in client.hscan_iter(self._keys.chunks, count=500):
                 sizes[bytes(sha).decode()] = size_of(entry)
             named = {v: set(self._shas(client.get(self._keys.checkpoint(v)), v)) for v in points}
-        return checkpoints_over(named, sizes, pins, self._max_bytes)
+        return checkpoints_over(named, sizes, pins, budget)
 
     def _shas(self, data: Any, v: int) -> list[str]:
         """The chunks that checkpoint v names; none, and a line in the log, where its manifest is damaged."""

@@ -54,7 +54,7 @@ class RedisWeightStore:
         tenant: str,
         *,
         writer: bool = False,
-        max_bytes: int = 1 << 30,
+        max_bytes: int = 1 << 28,
         keeping: Keeping | None = None,
         timeout_ms: int = 2_000,
     ) -> None:

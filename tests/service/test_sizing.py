@@ -92,7 +92,9 @@ def test_settings_count() -> None:
     usual = needs(SHOP)
     slow = needs(SHOP, publish_every_ms=2_000)
     assert slow["bytes_per_second_to_each_ranker"] < usual["bytes_per_second_to_each_ranker"]
-    assert needs(SHOP, redis_checkpoint_bytes=2**20)["redis_checkpoints"] == 2**20
+    assert usual["redis_checkpoints"] == 2**28, "checkpoints of a day come to that"
+    least = needs(SHOP, redis_checkpoint_bytes=2**20)["redis_checkpoints"]
+    assert least == needs(SHOP, redis_checkpoint_bytes=2**21)["redis_checkpoints"], "two always stay"
     assert needs(SHOP, event_retention_days=45)["log_events"] == usual["log_events"] / 2
     assert needs(SHOP, users_in_memory=40_000)["ranker_memory"] > usual["ranker_memory"]
 

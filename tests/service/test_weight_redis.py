@@ -440,6 +440,15 @@ def test_old_checkpoints_go_when_chunks_take_more_than_they_may(open_store: Open
     assert found.version == 3
 
 
+def test_old_checkpoints_take_at_most_half_of_redis(server: Callable[..., RedisServer], open_store: Open) -> None:
+    store = open_store(server("--maxmemory", "16mb", "--maxmemory-policy", "noeviction").url)
+    for v in range(1, 31):
+        put(store, v, {"own": b"%03d" % v * 350_000}, {})  # 1 MB each: 30 MB in all, of 16
+        store.thin(v)
+    assert store.latest_checkpoint(before=24) is not None
+    assert store.latest_checkpoint(before=22) is None
+
+
 def test_a_version_is_announced(open_store: Open) -> None:
     store, reader, woken = open_store(), open_store(), threading.Event()
     assert reader.follow(woken.set)
