@@ -30,6 +30,8 @@ from trainer.bench.server import children_of, temporary_data
 
 SETTLE_SECONDS = 120.0
 ASKED = 40
+CAPACITY = "20000"
+"""Shown items that the join holds: some two minutes' worth, so that it is full when memory is first looked at."""
 
 
 class Watch(threading.Thread):
@@ -72,7 +74,7 @@ def storm(
 ) -> dict[str, Any]:  # fmt: skip
     """Figures, and under `wrong` what did not add up. Raises RuntimeError where the stack did not survive."""
     began, answers = time.monotonic(), Answers()
-    stack = Stack(place, base, answers, REPL_PURCHASE_WAIT_MS="3000")
+    stack = Stack(place, base, answers, REPL_PURCHASE_WAIT_MS="3000", REPL_JOIN_CAPACITY=CAPACITY)
     try:
         stack.open()
         _stock(stack)
