@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from features.errors import SettingsError
+from service.buckets import shared_memory
 from service.child import Child, end_all, one_thread_each, ready_to_fork, require_linux
 from service.listener import bind
 from service.logs import set_up
@@ -45,10 +46,10 @@ class Slot(Child):
         self.pipe = -1
         self.ready = self.was_ready = False
 
-    def start(self, settings: Settings, listener: socket.socket, metrics: Path) -> None:
+    def start(self, settings: Settings, listener: socket.socket, rates: int, metrics: Path) -> None:
         """Fork a worker."""
         pipe, told = os.pipe()
-        worker = Worker(self.number, listener.fileno(), told, early=self.number == 0 and not self.was_ready)
+        worker = Worker(self.number, listener.fileno(), told, rates, early=self.number == 0 and not self.was_ready)
 
         def work() -> int:
             os.close(pipe)
@@ -107,6 +108,7 @@ class Workers:
     def __init__(self, settings: Settings, listener: socket.socket, ready: Callable[[], None] | None) -> None:
         self._settings, self._listener, self._ready = settings, listener, ready
         self._slots = [Slot(number) for number in range(settings.workers)]
+        self._rates = shared_memory()
         self._metrics = folder_of(settings.data_dir) / "metrics"
         self._stopping = False
 
@@ -149,7 +151,7 @@ class Workers:
                     extra={"worker": slot.number, "why": why_ended(status), "in_seconds": slot.pause},
                 )
             if not slot.pid and time.monotonic() >= slot.due and (slot is leader or leader.was_ready):
-                slot.start(self._settings, self._listener, self._metrics)
+                slot.start(self._settings, self._listener, self._rates, self._metrics)
         return None
 
     def _forget(self, slot: Slot) -> None:
