@@ -1,7 +1,8 @@
 """The health check of a trainer, which opens no port: is its heartbeat in the weight store young enough?
 
-`python -m service.alive [--seconds 20]`, with the settings of the trainer; ends with 0, or with 1 and the reason. It
-tells nothing of what is learned: `/v1/status` does.
+`python -m service.alive [--seconds 20]`, with the settings of the trainer; ends with 0, or with 1 and the reason. Of
+several tenants one that is trained is enough: the others are told. It tells nothing of what is learned: `/v1/status`
+does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import closing
 
 from features.errors import ReplError
 from service.settings import Settings, load_settings
+from service.tenant_settings import settings_by_tenant
 from service.weight_store import open_weight_store
 
 
@@ -34,17 +36,25 @@ def reason(settings: Settings, seconds: float, now: int) -> str | None:
     return None if age <= 1_000 * seconds else f"the trainer's last heartbeat is {age / 1_000:.0f} s old"
 
 
+def reasons(settings: Settings, seconds: float, now: int) -> list[str | None]:
+    """As `reason`, for each tenant of the settings."""
+    found = {name: reason(own, seconds, now) for name, own in settings_by_tenant(settings).items()}
+    return [f"{name}: {why}" if why and settings.tenants else why for name, why in found.items()]
+
+
 def main() -> None:
     """The check of this moment."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", type=float, default=20.0, help="oldest heartbeat of a living trainer")
     seconds = options.parse_args().seconds
     try:
-        why = reason(load_settings()[0], seconds, time.time_ns() // 1_000_000)
+        whys = reasons(load_settings()[0], seconds, time.time_ns() // 1_000_000)
     except ReplError as error:
-        why = str(error)
-    if why is not None:
-        print(why, file=sys.stderr)
+        whys = [str(error)]
+    for why in whys:
+        if why is not None:
+            print(why, file=sys.stderr)
+    if None not in whys:
         raise SystemExit(1)
 
 

@@ -6,29 +6,33 @@ from collections import Counter
 
 import typer
 
-from service.console import Config, DataDir, Json, note, report
+from service.console import Config, DataDir, Json, all_settings_of, note, report
 
 
 def doctor(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
     """Reach every service of the settings and judge it: PASS, WARN and FAIL lines with the next step; status 1 on FAIL.
 
-    Settings: clocks, disk, base, topics, rights, memory, persistence, versions.
+    Of every tenant: settings, clocks, disk, base, topics, rights, memory, persistence, versions.
     """
     import logging
 
     from service.doctor import Finding, examine
-    from service.settings import load_settings
+    from service.tenant_settings import settings_by_tenant
 
-    settings, _ = load_settings(config, data_dir=data_dir)
+    settings = all_settings_of(data_dir, config)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what its client complains of is a finding here
-    findings: list[Finding] = []
-    for finding in examine(settings):
-        findings.append(finding)
-        if not json:
-            print(finding, flush=True)
-    counts = Counter(finding.verdict for finding in findings)
+    findings: list[tuple[str, Finding]] = []
+    for tenant, own in settings_by_tenant(settings).items():
+        if settings.tenants and not json:
+            print(f"tenant {tenant}", flush=True)
+        for finding in examine(own):
+            findings.append((tenant, finding))
+            if not json:
+                print(finding, flush=True)
+    counts = Counter(finding.verdict for _, finding in findings)
     if json:
-        report({"ok": not counts["FAIL"], "findings": [finding._asdict() for finding in findings]}, as_json=True)
+        told = [finding._asdict() | ({"tenant": tenant} if settings.tenants else {}) for tenant, finding in findings]
+        report({"ok": not counts["FAIL"], "findings": told}, as_json=True)
     else:
         note(", ".join(f"{counts[verdict]} {verdict}" for verdict in ("PASS", "WARN", "FAIL")))
     if counts["FAIL"]:

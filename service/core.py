@@ -270,7 +270,7 @@ class Service:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self._alone = shared is None
         self.auth, self.drain = shared or (open_auth(settings), Drain(settings.drain_seconds))
-        self.limits = Limits(settings, self.metrics)
+        self.limits = Limits(settings, self.metrics, shared=None if worker is None else worker.rates)
         self.log: EventLog = open_log(settings, clock)
         self.store: WeightStore = open_weight_store(settings, fsync=settings.durable == "fsync")
         self.intake = Intake(self.log, settings, clock, self.metrics, self._events_taken)

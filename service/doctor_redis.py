@@ -44,8 +44,20 @@ def _check(settings: Settings, setting: str, url: SecretUrl | None) -> Iterator[
         yield from _reach(place, part)
         yield from _info(place, part)
         yield from _rights(place, part, publishes=setting == "weights_url")
+        if setting == "weights_url":
+            yield from _trainer(place, part)
     finally:
         place.close()
+
+
+def _trainer(place: Any, part: str) -> Iterator[Finding]:
+    """Who trains now; whether anybody does is said by the age of the heartbeat."""
+    from service.weight_redis_lease import holder
+
+    with place.errors("ask who trains") as client:
+        who = holder(client, place.prefix)
+    if who is not None:
+        yield Finding("PASS", part, f"{who} (host, process) is at work as its trainer")
 
 
 def _reach(place: Any, part: str) -> Iterator[Finding]:

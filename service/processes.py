@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import signal
 import socket
 import subprocess
@@ -22,7 +23,8 @@ from features.errors import NotReady, ReplError, SettingsError
 _PR_SET_PDEATHSIG = 1  # Linux: the kernel sends this signal to a child whose parent is gone
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """In a child: SIGTERM when the parent is gone (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -64,7 +66,7 @@ class Processes:
                 stdout=out,
                 stderr=subprocess.STDOUT if out else None,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
         finally:
             if out is not None:
@@ -116,7 +118,7 @@ class Processes:
         for name, child in self._children.items():
             status = child.poll()
             if status is not None and not self._stopping:
-                raise ReplError(f"the {name} ended by itself ({_why(status)})", hint=self._tail(name))
+                raise ReplError(f"the {name} ended by itself ({why_ended(status)})", hint=self._tail(name))
 
     def _tail(self, name: str, lines: int = 12) -> str:
         if self._log_dir is None:
@@ -129,8 +131,14 @@ class Processes:
         return f"logs: {self._log_dir}" if self._log_dir else "see its messages above"
 
 
-def _why(status: int) -> str:
+def why_ended(status: int) -> str:
+    """An exit status (negative: the signal) in words."""
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def this_process() -> str:
+    """HOST:PID, for people."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def free_port(host: str, port: int) -> int:

@@ -31,6 +31,7 @@ class Keys:
         self._base = f"{prefix}:w:"
         self.fence = self._base + "fence"  # EPOCH:RANDOM of the one process that may write
         self.lease = self._base + "lease"  # whose turn it is to train; runs out
+        self.members = self._base + "members"  # set: names of the trainers that share the tenants; runs out
         self.meta = self._base + "meta"  # hash: format, heartbeat, status
         self.latest = self._base + "latest"  # the newest version once more, sealed
         self.versions = self._base + "versions"  # sorted set: v:created by v
@@ -44,6 +45,10 @@ class Keys:
         self.bytes = self._base + "bytes"  # bytes of all chunks
         self.state_sets = self._base + "state-sets"  # sorted set: checkpoints that wrote user states
         self.news = self._base + "news"  # channel: the number of a new version, "pin" or "flags"
+
+    def member(self, name: str) -> str:
+        """What one of these trainers said last, JSON; runs out."""
+        return f"{self._base}member:{name}"
 
     def version(self, v: int) -> str:
         """A version, sealed msgpack."""

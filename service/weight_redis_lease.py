@@ -1,17 +1,19 @@
 """Whose turn it is to train, in Redis: a lease that its holder renews and that runs out soon after its end.
 
-It spares a standby the guess whether the trainer is dead. What keeps a trainer that wakes up late from writing is not
-this, but the fencing token (`weight_redis_writer.py`).
+It spares a standby the guess whether the trainer is dead, and says who trains: `HOST:PID:RANDOM`. What keeps a trainer
+that wakes up late from writing is not this, but the fencing token (`weight_redis_writer.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
+from typing import Any
 
 from features.errors import StoreError
 from features.redis_client import RedisPlace
 from service.background import Background
+from service.processes import this_process
 from service.weight_redis_keys import Keys
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,12 @@ return 1
 _LEAVE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
+def holder(client: Any, prefix: str) -> str | None:
+    """Who holds the lease of the keys under `prefix`: HOST:PID; None where nobody does."""
+    held = client.get(Keys(prefix).lease)
+    return None if held is None else bytes(held).decode(errors="replace").rpartition(":")[0] or "(not said)"
+
+
 class RedisLease(Background):
     """The lease of one tenant's weights. `take`, then `stop` when training ends: who waits need not wait then."""
 
@@ -34,7 +42,7 @@ class RedisLease(Background):
         """Raises SettingsError; connects later."""
         self._place = RedisPlace(url, tenant, setting="weights_url", timeout_ms=timeout_ms)
         self._key = Keys(self._place.prefix).lease
-        self._mine = secrets.token_hex(8)
+        self._mine = f"{this_process()}:{secrets.token_hex(8)}"
         self._held = False
         super().__init__("lease")
 

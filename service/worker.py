@@ -15,12 +15,14 @@ METRICS = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Worker(NamedTuple):
-    """slot: 0 writes; listener, ready: file descriptors of the socket and of the pipe that is told of readiness;
-    early: whether it answers before it is ready (the first start: so that its health can be asked for)."""
+    """slot: 0 writes; listener, ready, rates: file descriptors of the socket, of the pipe that is told of readiness,
+    of the memory in which all count what callers send; early: whether it answers before it is ready (the first start:
+    so that its health can be asked for)."""
 
     slot: int
     listener: int
     ready: int
+    rates: int
     early: bool
 
     @property
@@ -30,7 +32,8 @@ class Worker(NamedTuple):
 
     def to_environment(self, folder: Path) -> dict[str, str]:
         """What its process is started with; folder: where the workers' metrics lie."""
-        return {VARIABLE: f"{self.slot} {self.listener} {self.ready} {int(self.early)}", METRICS: str(folder)}
+        told = f"{self.slot} {self.listener} {self.ready} {self.rates} {int(self.early)}"
+        return {VARIABLE: told, METRICS: str(folder)}
 
     def tell_ready(self) -> None:
         """Tell the process that started it."""
@@ -42,8 +45,8 @@ def this_worker() -> Worker | None:
     found = os.environ.get(VARIABLE)
     if found is None:
         return None
-    slot, listener, ready, early = map(int, found.split())
-    return Worker(slot, listener, ready, bool(early))
+    slot, listener, ready, rates, early = map(int, found.split())
+    return Worker(slot, listener, ready, rates, bool(early))
 
 
 def share_metrics(worker: Worker) -> None:

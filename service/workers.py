@@ -16,54 +16,52 @@ import select
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
-from features.errors import InvalidInput, ReplError, SettingsError
-from service.console import note
+from features.errors import SettingsError
+from service.buckets import shared_memory
+from service.child import Child, end_all, one_thread_each, ready_to_fork, require_linux
 from service.listener import bind
 from service.logs import set_up
-from service.processes import _end_with_parent, _why
+from service.processes import why_ended
 from service.settings import Settings
 from service.shared_place import ANNOUNCED, folder_of
 from service.worker import Worker, this_worker
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
-"""Seconds before a worker is started again; doubled each time it did not live STEADY_SECONDS."""
-
-STEADY_SECONDS = 30.0
 GRACE_SECONDS = 20.0
 _TICK = 0.2
 
 
-class Slot:
-    """One worker: its process, and when it may be started again."""
+class Slot(Child):
+    """One worker."""
 
     def __init__(self, number: int) -> None:
+        super().__init__()
         self.number = number
-        self.pid = 0
         self.pipe = -1
         self.ready = self.was_ready = False
-        self.started = self.due = 0.0
-        self.pause = FIRST_PAUSE
 
-    def start(self, settings: Settings, listener: socket.socket, metrics: Path) -> None:
+    def start(self, settings: Settings, listener: socket.socket, rates: int, metrics: Path) -> None:
         """Fork a worker."""
-        self.pipe, told = os.pipe()
-        worker = Worker(self.number, listener.fileno(), told, early=self.number == 0 and not self.was_ready)
-        parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(self.pipe)
-            _be(worker, settings, metrics, parent)
+        pipe, told = os.pipe()
+        worker = Worker(self.number, listener.fileno(), told, rates, early=self.number == 0 and not self.was_ready)
+
+        def work() -> int:
+            os.close(pipe)
+            os.environ.update(worker.to_environment(metrics))
+            from service.app import serve
+
+            serve(settings)
+            return 0
+
+        self.fork(work)
         os.close(told)
-        self.ready, self.started = False, time.monotonic()
+        self.pipe, self.ready = pipe, False
 
     def look(self) -> bool:
         """Whether it became ready just now."""
@@ -82,67 +80,26 @@ class Slot:
             self.pipe = -1
 
     def ended(self) -> int | None:
-        """Its exit status (negative: the signal) where it has ended since the last look."""
-        if not self.pid:
-            return None
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid == 0:
-            return None
-        self.pid, self.ready = 0, False
-        self.drop_pipe()
-        lived = time.monotonic() - self.started
-        self.pause = FIRST_PAUSE if lived > STEADY_SECONDS else min(LONGEST_PAUSE, 2 * self.pause)
-        self.due = time.monotonic() + self.pause
-        return os.waitstatus_to_exitcode(status)
-
-    def signal(self, number: int) -> None:
-        """Send it a signal, if it is there."""
-        if self.pid:
-            os.kill(self.pid, number)
-
-
-def _be(worker: Worker, settings: Settings, metrics: Path, parent: int) -> NoReturn:
-    """A worker, in its own process, to its end. Errors are said as the command line says them."""
-    status = 1
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        os.setsid()
-        _end_with_parent()
-        if os.getppid() != parent:  # it was gone before the line above
-            os._exit(1)
-        os.environ.update(worker.to_environment(metrics))
-        from service.app import serve
-
-        serve(settings)
-        status = 0
-    except ReplError as error:
-        note(f"repl-ranker: {error}")
-        status = 2 if isinstance(error, InvalidInput) else 1
-    except BaseException:
-        log.exception("a worker ended")
-    finally:
-        logging.shutdown()
-        sys.stderr.flush()
-        os._exit(status)
+        """As of any child; what it told is forgotten."""
+        status = super().ended()
+        if status is not None:
+            self.ready = False
+            self.drop_pipe()
+        return status
 
 
 def prepare() -> None:
-    """Import what workers need, once for all of them, and keep it out of their garbage collections."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # as many processes as cores answer: a library's own threads are in the way
+    """Import what workers need, once for all of them."""
+    one_thread_each()  # as many processes as cores answer: a library's own threads are in the way
     import service.app
     from features import hash_window_kernels, key_kernels, user_state_kernels
-    from service.memory import few_heaps, give_back
+    from service.memory import few_heaps
 
     few_heaps()
     assert service.app
     for kernels in (key_kernels, hash_window_kernels, user_state_kernels):
         kernels.warm()  # what loads a kernel is 25 MB, once loaded
-    give_back()
-    running = len(list(Path("/proc/self/task").iterdir()))
-    if running > 1:
-        log.warning("a library runs threads: workers are forked without them", extra={"threads": running})
+    ready_to_fork()
 
 
 class Workers:
@@ -151,6 +108,7 @@ class Workers:
     def __init__(self, settings: Settings, listener: socket.socket, ready: Callable[[], None] | None) -> None:
         self._settings, self._listener, self._ready = settings, listener, ready
         self._slots = [Slot(number) for number in range(settings.workers)]
+        self._rates = shared_memory()
         self._metrics = folder_of(settings.data_dir) / "metrics"
         self._stopping = False
 
@@ -190,10 +148,10 @@ class Workers:
                     return status or 1
                 log.error(
                     "a worker ended by itself and is started again",
-                    extra={"worker": slot.number, "why": _why(status), "in_seconds": slot.pause},
+                    extra={"worker": slot.number, "why": why_ended(status), "in_seconds": slot.pause},
                 )
             if not slot.pid and time.monotonic() >= slot.due and (slot is leader or leader.was_ready):
-                slot.start(self._settings, self._listener, self._metrics)
+                slot.start(self._settings, self._listener, self._rates, self._metrics)
         return None
 
     def _forget(self, slot: Slot) -> None:
@@ -203,16 +161,8 @@ class Workers:
 
     def _end(self) -> None:
         """SIGTERM to all, SIGKILL to what is left after GRACE_SECONDS."""
-        for slot in self._slots:
-            slot.signal(signal.SIGTERM)
-        until = time.monotonic() + GRACE_SECONDS
-        for slot in self._slots:
-            while slot.pid and slot.ended() is None and time.monotonic() < until:
-                time.sleep(0.02)
-            if slot.pid:
-                log.error("a worker did not end and was killed", extra={"worker": slot.number})
-                slot.signal(signal.SIGKILL)
-                os.waitpid(slot.pid, 0)
+        for slot in end_all(self._slots, GRACE_SECONDS):
+            log.error("a worker did not end and was killed", extra={"worker": slot.number})
 
 
 def supervised(settings: Settings, ready: Callable[[], None] | None = None) -> bool:
@@ -222,8 +172,7 @@ def supervised(settings: Settings, ready: Callable[[], None] | None = None) -> b
     """
     if settings.workers == 1 or this_worker() is not None:
         return False
-    if sys.platform != "linux":
-        raise SettingsError("several workers need Linux", field="workers", value=settings.workers, hint="set it to 1")
+    require_linux("workers", settings.workers, "set it to 1")
     set_up(settings.log_level)
     if settings.tenants:
         raise SettingsError(

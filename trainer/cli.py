@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from features.errors import SettingsError
 from features.kernel_cache import forget_stale_kernels
 from service import cli_versions
 from service.cli import Host, Port, app, host_to_call, url_of
@@ -89,6 +90,12 @@ def learn(
     data_dir: DataDir = None,
     config: Config = None,
     tenant: TenantName = None,
+    all_tenants: Annotated[
+        bool,
+        typer.Option(
+            "--all-tenants", help="Every tenant of the settings, shared with all others that are started like this."
+        ),
+    ] = False,
     standby: Annotated[
         bool, typer.Option("--standby", help="Wait while another trainer is at work; take over when it ends.")
     ] = False,
@@ -100,18 +107,21 @@ def learn(
     ] = None,
 ) -> None:
     """Learn online: follow the log, update counters and weights, publish versions. Runs until stopped."""
-    settings = settings_of(data_dir, config, tenant=tenant)
-    import signal
-    import threading
+    if all_tenants:
+        for option, given in (("tenant", tenant), ("standby", standby), ("resume_at", resume_at)):
+            if given:
+                hint = "start this tenant's trainer by itself, without --all-tenants"
+                raise SettingsError("--all-tenants trains all of them, each as a standby", field=option, hint=hint)
+        from trainer.group import run_group
 
+        run_group(all_settings_of(data_dir, config))
+        return
+    settings = settings_of(data_dir, config, tenant=tenant)
     from service.logs import set_up
-    from trainer.live import run as run_online
+    from trainer.live import run_until_told
 
     set_up(settings.log_level)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    run_online(settings, stop, standby=standby, resume_at=resume_at)
+    run_until_told(settings, standby=standby, resume_at=resume_at)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import threading
 from contextlib import closing
 from functools import partial
@@ -34,6 +35,14 @@ def run(
     with turn(settings, stop, standby=standby) as ours:
         if ours:
             _train(settings, stop, resume_at)
+
+
+def run_until_told(settings: Settings, *, standby: bool = False, resume_at: str | None = None) -> None:
+    """`run` in this process's main thread, until SIGTERM or SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    run(settings, stop, standby=standby, resume_at=resume_at)
 
 
 def _train(settings: Settings, stop: threading.Event, resume_at: str | None) -> None:

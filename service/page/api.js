@@ -1,8 +1,31 @@
 // The four calls of the page. Every function returns parsed JSON or throws an Error that says what the service said.
+// An API key, where one was entered, goes with each; it is kept in this tab's sessionStorage and nowhere else.
+
+const KEPT = "api-key";
+
+export const hasKey = () => sessionStorage.getItem(KEPT) !== null;
+
+// Keep a key until the tab is closed; an empty one is forgotten.
+export function keepKey(key) {
+  if (/[^\x21-\x7e]/.test(key)) throw new KeyNeeded("A key has no spaces and no letters beyond a to z.");
+  if (key) sessionStorage.setItem(KEPT, key);
+  else sessionStorage.removeItem(KEPT);
+}
+
+// The service wants a key, another key, or one that may do more.
+export class KeyNeeded extends Error {}
+
+function refusal(status, text) {
+  if (status === 401) {
+    return new KeyNeeded(hasKey() ? "The service does not know this key. Is it complete, or was it revoked?" : "This service asks for an API key.");
+  }
+  return status === 403 ? new KeyNeeded(text) : new Error(text);
+}
 
 async function call(path, body) {
-  const options = body === undefined ? {} : {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
+  const headers = hasKey() ? { Authorization: `Bearer ${sessionStorage.getItem(KEPT)}` } : {};
+  const options = body === undefined ? { headers } : {
+    method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body),
   };
   let response;
   try {
@@ -18,7 +41,7 @@ async function call(path, body) {
     throw new Error(`The service answered ${response.status} without JSON.`);
   }
   if (!response.ok && answer.error) {
-    throw new Error([answer.error.message, answer.error.hint].filter(Boolean).join(". "));
+    throw refusal(response.status, [answer.error.message, answer.error.hint].filter(Boolean).join(". "));
   }
   return answer;
 }

@@ -1,6 +1,6 @@
 // The page's thread: ask for a list, say what was shown, send what the visitor did, ask again with the token.
 
-import { details, rank, retrieve, send, status, uniqueId } from "./api.js";
+import { KeyNeeded, details, hasKey, keepKey, rank, retrieve, send, status, uniqueId } from "./api.js";
 import { age, note, showAges, showStatus, showVersion } from "./panel.js";
 import { activeItem, mark, move, nameOf, show } from "./results.js";
 import { showWhy } from "./why.js";
@@ -30,6 +30,26 @@ function question() {
 function problem(error) {
   at("problem").hidden = !error;
   at("problem").textContent = error ? error.message : "";
+  at("key-form").hidden = !(error instanceof KeyNeeded);
+  at("forget").hidden = !hasKey();
+}
+
+async function useKey(event) {
+  event.preventDefault();
+  try {
+    keepKey(at("key").value.trim());
+    at("key").value = "";
+    await look();
+    await search();
+  } catch (error) {
+    problem(error);
+  }
+}
+
+// What was shown goes with the key.
+function forgetKey() {
+  keepKey("");
+  location.reload();
 }
 
 // Ask for a list and show it; with `after`, wait until the service has seen our events. Returns the places gained.
@@ -158,13 +178,15 @@ function fillObjectives(names) {
   at("objective").append(...names.map((name) => option(name, name)));
 }
 
+async function look() {
+  const answer = await status();
+  fillObjectives(answer.objectives ?? []);
+  showStatus(answer);
+}
+
 async function poll() {
   try {
-    if (document.visibilityState === "visible") {
-      const answer = await status();
-      fillObjectives(answer.objectives ?? []);
-      showStatus(answer);
-    }
+    if (document.visibilityState === "visible" && at("key-form").hidden) await look();
   } catch (error) {
     problem(error);
   }
@@ -174,8 +196,10 @@ async function poll() {
 fillShoppers();
 fillIdeas();
 at("search").addEventListener("submit", search);
+at("key-form").addEventListener("submit", useKey);
+at("forget").addEventListener("click", forgetKey);
 at("objective").addEventListener("change", search);
 at("query").addEventListener("input", () => { if (!at("query").value) search(); }); // the box was cleared
 document.addEventListener("keydown", onKey);
 await poll();
-await search();
+if (at("key-form").hidden) await search();

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,8 @@ def children(pid: int) -> list[int]:
 class Shop:
     """`serve --workers 2`, and a learner."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.port, self.data_dir = free_port(), data_dir
+    def __init__(self, data_dir: Path, **settings: str) -> None:
+        self.port, self.data_dir, self._more = free_port(), data_dir, settings
         self.output = data_dir.parent / "serve.log"
         self.ranker = self._start("serve", "--port", str(self.port), "--workers", "2")
         self.learner = self._start("learn")
@@ -37,7 +41,7 @@ class Shop:
     def _start(self, command: str, *more: str) -> subprocess.Popen[bytes]:
         known = {name: value for name, value in os.environ.items() if not name.startswith("REPL_")}
         base = Path(service.testkit.__file__).parent / "testkit_base"
-        settings = {"REPL_BASE_DIR": str(base), "REPL_HOLD_MS": "300", "REPL_CONTROL_SHARE": "0"}
+        settings = {"REPL_BASE_DIR": str(base), "REPL_HOLD_MS": "300", "REPL_CONTROL_SHARE": "0"} | self._more
         words = [sys.executable, "-m", "trainer.cli", command, "--data-dir", str(self.data_dir), *more]
         with self.output.open("ab") as file:
             return subprocess.Popen(words, cwd=ROOT, env=known | settings, stdout=file, stderr=file)
@@ -194,3 +198,52 @@ def test_a_term_signal_ends_all_of_them_and_leaves_what_was_read(shop: Shop) -> 
     assert shop.ranker.wait(40) == 0
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert shop.call("GET", "/health/live")[0] == 0
+
+
+def sockets(pid: int) -> int:
+    """How many a process has open."""
+    found = 0
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += one.readlink().name.startswith("socket:")
+    return found
+
+
+def hammer(connection: http.client.HTTPConnection, until: float, counts: Counter[int]) -> None:
+    """Ask as fast as answers come."""
+    while time.monotonic() < until:
+        connection.request("POST", "/v1/rank", b'{"items": ["i1"]}')
+        answer = connection.getresponse()
+        answer.read()
+        counts[answer.status] += 1
+
+
+@pytest.mark.timeout(240)
+def test_a_rate_is_that_of_all_workers_together(tmp_path: Path) -> None:
+    """Connections that are kept, on both workers, each of which would let the whole rate through by itself."""
+    rate, burst, seconds = 40, 1.0, 5.0
+    (tmp_path / "data").mkdir()
+    shop = Shop(tmp_path / "data", REPL_REQUESTS_PER_SECOND=str(rate), REPL_BURST_SECONDS=str(burst))
+    kept: list[http.client.HTTPConnection] = []
+    try:
+        shop.until(lambda: shop.answering() == 2, 90, "both workers answer")
+        before = {pid: sockets(pid) for pid in shop.workers}
+        for _ in range(40):
+            kept.append(http.client.HTTPConnection("127.0.0.1", shop.port, timeout=20))
+            kept[-1].request("GET", "/health/live")
+            kept[-1].getresponse().read()
+            if len(kept) >= 6 and all(sockets(pid) > before[pid] for pid in shop.workers):
+                break
+        assert all(sockets(pid) > before[pid] for pid in shop.workers), "both have connections"
+        began, counts = time.monotonic(), [Counter[int]() for _ in kept]
+        with ThreadPoolExecutor(len(kept)) as pool:
+            list(pool.map(hammer, kept, [began + seconds] * len(kept), counts))
+        took = time.monotonic() - began
+    finally:
+        for connection in kept:
+            connection.close()
+        shop.end()
+    total = sum(counts, Counter())
+    assert total.keys() == {200, 429}, total
+    assert total[200] <= (rate * (took + burst)) * 1.02 + 2, (total, took)
+    assert total[200] >= rate * (seconds + burst) * 0.9, (total, took)

@@ -44,6 +44,16 @@ def test_as_a_process_it_ends_with_the_answer(data_dir: Path) -> None:
     assert run(data_dir, "service.alive", "--seconds", "60").returncode == 0
 
 
+def test_of_several_tenants_one_that_is_trained_is_enough(data_dir: Path) -> None:
+    (data_dir / "repl-ranker.toml").write_text("[tenants.lamps]\n[tenants.chairs]\n")
+    none = run(data_dir, "service.alive")
+    assert none.returncode == 1
+    assert "lamps: no trainer has begun" in none.stderr
+    beat(Settings(data_dir=data_dir / "tenants" / "lamps"), time.time_ns() // 1_000_000)
+    one = run(data_dir, "service.alive", "--seconds", "60")
+    assert (one.returncode, one.stderr) == (0, "chairs: no trainer has begun to learn yet\n")
+
+
 def test_redis_that_is_down_is_said(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPL_WEIGHTS_URL", "redis://127.0.0.1:1/0")
     done = run(data_dir, "service.alive")

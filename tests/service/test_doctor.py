@@ -25,8 +25,10 @@ from features.records import event_record
 from service.cli import app
 from service.doctor import Finding, clock_finding, examine
 from service.doctor_settings import rules
+from service.processes import this_process
 from service.settings import SecretUrl, Settings
 from service.testkit import BASE, ReplService
+from service.weight_redis_lease import RedisLease
 from service.weight_store import Heartbeat, open_weight_store
 from tests.conftest import KAFKA_USERS, unavailable
 from tests.redis_server import RedisServer
@@ -60,6 +62,17 @@ def test_an_empty_place_is_doubtful_not_broken_and_stays_empty(tmp_path: Path) -
     parts = {one["part"] for one in answer["findings"]}
     assert parts == {"settings", "disk", "base", "kafka", "weights", "user states", "log", "versions"}
     assert all(one["next"] for one in answer["findings"] if one["verdict"] != "PASS")
+
+
+def test_every_tenant_is_looked_at(data_dir: Path) -> None:
+    (data_dir / "repl-ranker.toml").write_text('[tenants.lamps]\n[tenants.chairs]\nbase_dir = "/not/there"\n')
+    done = CliRunner().invoke(app, ["doctor", "--data-dir", str(data_dir)])
+    assert done.exit_code == 1
+    lamps, chairs = done.stdout.split("tenant chairs\n")
+    assert lamps.startswith("tenant lamps\n")
+    assert ("FAIL" in lamps, "FAIL  base" in chairs) == (False, True)
+    answer = json.loads(CliRunner().invoke(app, ["doctor", "--data-dir", str(data_dir), "--json"]).stdout)
+    assert {one["tenant"] for one in answer["findings"] if one["verdict"] == "FAIL"} == {"chairs"}
 
 
 def test_a_changed_byte_of_the_base_is_broken(tmp_path: Path, data_dir: Path) -> None:
@@ -201,6 +214,16 @@ def test_a_redis_as_it_should_be(redis_of: Callable[..., RedisServer], data_dir:
     assert "is the Redis of weights_url" in said(found(settings, "user states"))
     with closing(redis.Redis.from_url(server.url)) as client:
         assert client.dbsize() == 0
+
+
+def test_who_trains_is_said(redis_of: Callable[..., RedisServer], data_dir: Path) -> None:
+    server = redis_of()
+    settings = at(data_dir, weights_url=SecretUrl(server.url))
+    assert "is at work as its trainer" not in said(found(settings, "weights"))
+    lease = RedisLease(server.url, settings.tenant, 2_000)
+    assert lease.take(force=False)
+    assert f"{this_process()} (host, process) is at work as its trainer" in said(found(settings, "weights", "PASS"))
+    lease.stop()
 
 
 def test_wrong_password_and_nobody_there(redis_of: Callable[..., RedisServer], data_dir: Path) -> None:

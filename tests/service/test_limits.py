@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from features.errors import RateLimited
-from service import limits
+from service import buckets
 from service.limits import Limits
 from service.metrics import Metrics
 from service.settings import Settings
@@ -91,12 +94,61 @@ def test_keys_have_rates_of_their_own_within_the_tenants() -> None:
     assert admitted(limit, None) == 15, "without a key only the tenant counts"
 
 
-def test_the_table_of_keys_is_bounded(monkeypatch) -> None:
-    monkeypatch.setattr(limits, "MOST_KEYS", 5)
-    limit = of(Clock(), key_requests_per_second=10, key_events_per_second=10)
+def test_the_table_is_bounded_and_forgets_what_was_not_used_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "ROWS", 64)
+    clock = Clock()
+    limit = of(clock, requests_per_second=1_000, key_requests_per_second=0.001, burst_seconds=1_000)
     for number in range(1_000):
-        limit.admit(f"key {number}", True)
-    assert len(limit._keys) == 10
+        clock.now += 0.01
+        assert admitted(limit, f"key {number}", most=2) == 1
+    assert admitted(limit, "key 999") == 0, "the newest is remembered"
+    assert admitted(limit, "key 0", most=2) == 1, "the oldest counts anew"
+    assert len(limit._buckets._keys) == 64 * 3
+
+
+def test_buckets_are_shared_by_those_who_have_the_memory() -> None:
+    """Processes that take at once get what one would, and no lock is left by one that is killed."""
+    memory, now = buckets.shared_memory(), time.monotonic()
+    bucket = buckets.Bucket(7, 1e-9, 5_000.0)
+    told, tell = os.pipe()
+    for _ in range(3):
+        if os.fork() == 0:
+            mine, got = buckets.Buckets(memory), 0
+            for _ in range(4_000):
+                with mine.alone():
+                    if mine.wait(bucket, now) == 0.0:
+                        mine.take(bucket, 1.0, now)
+                        got += 1
+            os.write(tell, got.to_bytes(4, "little"))
+            fcntl.lockf(memory, fcntl.LOCK_EX)
+            os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(3):
+        os.wait()
+    got = [int.from_bytes(os.read(told, 4), "little") for _ in range(3)]
+    assert sum(got) == 5_000, got
+    with (mine := buckets.Buckets(memory)).alone():
+        assert mine.wait(bucket, now) > 0
+    for descriptor in (told, tell, memory):
+        os.close(descriptor)
+
+
+def test_a_lock_that_is_not_let_go_is_not_waited_for() -> None:
+    memory, (told, tell) = buckets.shared_memory(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        fcntl.lockf(memory, fcntl.LOCK_EX)
+        os.write(tell, b"r")
+        time.sleep(60)
+        os._exit(0)
+    assert os.read(told, 1) == b"r"
+    began = time.monotonic()
+    with (mine := buckets.Buckets(memory)).alone():
+        assert mine.wait(buckets.Bucket(7, 1.0, 1.0), began) == 0.0
+    assert time.monotonic() - began < 1
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    for descriptor in (told, tell, memory):
+        os.close(descriptor)
 
 
 def call(port: int, token: str | None, body: bytes, path: str = "/v1/rank") -> tuple[int, str | None, bytes]:
