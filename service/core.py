@@ -25,6 +25,7 @@ from service.bases import AnyRanker, AnyRetriever, Bases, LoadedBase
 from service.drain import Drain
 from service.encoders import ChangedRows, Encoders
 from service.engine import Engine, close_engine, has_base, load_engine
+from service.event_applying import STREAM, ids_seen
 from service.experiments import Experiments
 from service.following import FollowedEncoder, FollowedReplica
 from service.impressions import Impressions
@@ -43,7 +44,7 @@ from service.shared_tables import Publisher
 from service.status import Freshness
 from service.timed_store import timed
 from service.title_index import TitleIndexer
-from service.user_state_consumer import STREAM, UserStateConsumer, ids_seen
+from service.user_state_consumer import UserStateConsumer
 from service.warm_up import warm_up
 from service.weight_store import WeightStore, open_weight_store
 from service.worker import Worker

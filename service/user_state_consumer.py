@@ -12,35 +12,30 @@ import threading
 from collections.abc import Callable
 from typing import Literal
 
-from features import events
 from features.catalogue import Catalogue
 from features.errors import LogError, OffsetLost, ReplError, StoreError, WentBack
-from features.event_log import EventLog, dead_letter
+from features.event_log import EventLog
 from features.hash_window import HashWindow
-from features.keys import actor_key, item_key
-from features.records import Many, Offsets, Record, Stream, marked, partitions_in, split_key
+from features.records import Many, Offsets, marked, partitions_in
 from features.schema import Schema
 from service.background import Background
 from service.catalogue_store import CatalogueStore
 from service.encoders import Encoders
+from service.event_applying import STREAM, Applying
 from service.log_positions import LOG, generation_in, log_key, positions_in, to_store
 from service.memory import trim
 from service.metrics import Metrics
 from service.progress import Progress
-from service.settings import Settings
 from service.shared_users import SharedUserStates
 
 log = logging.getLogger(__name__)
 
-STREAM: Stream = "event"
 Neighbour = Literal["log", "state"]
 POLL_SECONDS = 0.025
 TAIL_SECONDS = 0.2
 """Longest wait of a log that is told of appends."""
 DISCOVER_MS = 30_000
 """Time between two looks for new partitions."""
-WARM_IDS = 20_000
-"""Records of each partition read again at start, to know the ids of what lies just before."""
 FLUSH_MS = 500
 SAVE_MS = 5_000
 LOOK_MS = 1_000
@@ -50,13 +45,6 @@ MANY = 50_000
 _BATCH = 2_000
 _SLICE = 32
 _MANY_DIRTY = 5_000
-
-
-def ids_seen(event_log: EventLog, settings: Settings) -> HashWindow | None:
-    """The window of event ids that user states need, where the log itself lets an id be there twice."""
-    if "ids-once" in event_log.promises:
-        return None
-    return HashWindow(settings.dedup_ids, int(settings.dedup_hours * 3_600_000))
 
 
 class UserStateConsumer(Background):
@@ -78,21 +66,19 @@ class UserStateConsumer(Background):
     ) -> None:
         """offsets: (users, catalogue) as stored (`log_positions.py`); None for users: their store did not say; for the
         catalogue: another process fills it. seen: ids that counted (the log looks: None)."""
-        self._log, self._schema, self._users, self._catalogue = event_log, schema, users, catalogue
+        self._log, self._users, self._catalogue = event_log, users, catalogue
         self._store, self._encoder = store, encoder
-        self._users_from, self._items_stored = offsets[0] or {}, offsets[1]
+        self._applying = Applying(event_log, schema, users, catalogue, metrics, clock, seen)
+        self._users_stored, self._items_stored = offsets[0] or {}, offsets[1]
         self._unasked = offsets[0] is None
-        self._items_from: Offsets = {}
         self._log_key: str | None = None
         self._generation = 0
         self._lock, self._metrics, self._clock = lock, metrics, clock
         self.progress = Progress()
         self._positions: Offsets = {}
         self._discovered_at: int | None = None
-        self._seen = seen
         self._through = 0
         self._since_relief = 0
-        self._deleted: list[tuple[str, str, int]] = []
         self._flushed_at = self._saved_at = self._looked_at = clock()
         self._saved_version = self._encoded_version = catalogue.version
         self.failing: Neighbour | None = None
@@ -137,7 +123,7 @@ class UserStateConsumer(Background):
             if self._through:  # it had caught up before: what was read is news
                 for records in found.records.values():
                     self._metrics.delays.applied(records, self._clock())
-            self._blank_deleted()
+            self._applying.blank_deleted()
             if found.whole:
                 self._through = began
             if self._encoder is not None and self._catalogue.version != self._encoded_version:
@@ -169,9 +155,8 @@ class UserStateConsumer(Background):
         starts = self._log.start_offsets()
         for name in partitions_in(STREAM, starts):
             if name not in self._positions:
-                readers = [self._users_from] if self._items_stored is None else [self._users_from, self._items_from]
-                first = min(one.get(name, starts[name]) for one in readers)
-                self._warm(name, first, starts[name])
+                first = self._applying.first_of(name, starts[name])
+                self._applying.warm(name, first, starts[name])
                 self._positions[name] = first
         self.progress.advance(self._positions)
         self._discovered_at = now
@@ -181,31 +166,19 @@ class UserStateConsumer(Background):
         key = log_key(self._log, STREAM)
         if key == self._log_key:
             return
-        held = self._users_from if self._log_key is None else self._stored(self._positions)
+        held = self._users_stored if self._log_key is None else self._stored(self._positions)
         generation = generation_in(held, key)
         if key not in held and any(name.startswith(LOG) for name in held):
             log.error("this is another log than that of the user states: it is read from its start")
             self._metrics.failures.labels("log").inc()
-        self._users_from = positions_in(held, generation)
+        self._applying.users_from = positions_in(held, generation)
         if self._items_stored is not None:
-            self._items_from = positions_in(self._items_stored, generation_in(self._items_stored, key))
+            of_items = generation_in(self._items_stored, key)
+            self._applying.items_from = positions_in(self._items_stored, of_items)
         self._log_key, self._generation, self._positions = key, generation, {}
 
     def _stored(self, positions: Offsets) -> Offsets:
         return to_store(positions, self._generation, self._log_key or "")
-
-    def _warm(self, name: str, position: int, first: int) -> None:
-        """Learn the ids of what was read before, so that one that is repeated after a restart counts once."""
-        at, partition = max(first, position - WARM_IDS), split_key(name)[1]
-        while self._seen is not None and at < position:
-            records = self._log.read(STREAM, at, min(_BATCH, position - at), partition)
-            if not records:
-                return
-            for record in records:
-                if record.kind == "interaction":
-                    event = events.from_bytes(record.body)
-                    self._seen.add(events.event_hash(event), record.place, record.effective_time)
-            at = records[-1].offset + 1
 
     def _take(self, found: Many) -> None:
         """Apply what was read, in slices, so that requests get in between."""
@@ -214,7 +187,7 @@ class UserStateConsumer(Background):
                 part = records[start : start + _SLICE]
                 with self._lock:
                     for record in marked(part, self._generation):
-                        self._apply(record, name)
+                        self._applying.apply(record, name)
                 self._positions[name] = part[-1].offset + 1
                 self.progress.advance({name: self._positions[name]})
         self._positions.update(found.reached)
@@ -222,7 +195,7 @@ class UserStateConsumer(Background):
 
     def _ask(self) -> None:
         """Where to begin, of a store of user states that did not answer before. Raises StoreError."""
-        self._users_from = self._users.store.offsets()
+        self._users_stored = self._users.store.offsets()
         self._unasked = False
 
     def _fail(self, error: ReplError) -> None:
@@ -241,10 +214,10 @@ class UserStateConsumer(Background):
         except StoreError as down:
             self._fail(down)
             return
-        self._items_from = {
-            name: max(at, self._items_from.get(name, 0)) for name, at in self._positions.items()
-        }
-        self._users_from = positions_in(held, self._generation)
+        items = self._applying.items_from
+        if items is not None:
+            self._applying.items_from = {name: max(at, items.get(name, 0)) for name, at in self._positions.items()}
+        self._applying.users_from = positions_in(held, self._generation)
         self._positions, self._discovered_at = {}, None
         self._users.drop(self._lock)
 
@@ -267,72 +240,12 @@ class UserStateConsumer(Background):
             self._fail(error)
         return len(lost)
 
-    def _apply(self, record: Record, name: str) -> None:
-        offset = record.offset
-        try:
-            if record.kind == "interaction":
-                self._interaction(record, name)
-            elif record.kind == "item" and self._is_for_items(offset, name):
-                event = events.from_bytes(record.body)
-                if isinstance(event, events.ItemEvent):
-                    self._catalogue.apply(event)
-            elif record.kind == "user" and offset >= self._users_from.get(name, 0):
-                event = events.from_bytes(record.body)
-                if isinstance(event, events.UserEvent) and event.op == "delete":
-                    self._users.forget(actor_key(event.user, None), record.place)
-                    if self._users.writes:
-                        self._deleted.append((record.tenant, event.user, record.place))
-            if self._users.writes:
-                self._metrics.consumed.labels(record.kind).inc()
-        except ReplError as error:
-            if isinstance(error, StoreError | LogError):
-                raise
-            self._metrics.failures.labels("event").inc()
-            if self._users.writes:
-                dead_letter(self._log, name, offset, error.message, record.body, record.tenant, self._clock())
-            log.error("an event could not be applied", extra={"offset": offset, "reason": error.message})
-
-    def _blank_deleted(self) -> None:
-        """Blank the records of users whose deletion was just read: again after a kill, until offsets are written."""
-        while self._deleted:
-            count = self._log.blank_user(*self._deleted[0])
-            self._deleted.pop(0)
-            log.info("a user was deleted", extra={"records": count})
-
-    def _is_for_items(self, offset: int, name: str) -> bool:
-        """Whether the catalogue here takes what this record says of items, and has not yet."""
-        return self._items_stored is not None and offset >= self._items_from.get(name, 0)
-
-    def _interaction(self, record: Record, name: str) -> None:
-        event = events.from_bytes(record.body)
-        if not isinstance(event, events.InteractionEvent):
-            return
-        if self._is_for_items(record.offset, name):
-            self._catalogue.intern(event.item)
-        kind = self._schema.behaviour(event.type)
-        key = actor_key(event.user, event.session)
-        if key == 0 or kind < 0:
-            return
-        first = self._first(event, record)  # also of what only the catalogue still has to read: a copy may follow
-        if not first or record.offset < self._users_from.get(name, 0):
-            return
-        state = self._users.get_or_new(key)
-        if state.append(item_key(event.item), kind, record.effective_time, record.place):
-            self._users.put(state)
-
-    def _first(self, event: events.Event, record: Record) -> bool:
-        """Is this the first copy of an event? The same record, read again after a failure or a loss, is."""
-        if self._seen is None:
-            return True
-        key = events.event_hash(event)
-        return self._seen.add(key, record.place, record.effective_time) or self._seen.get(key) == record.place
-
     def _write(self, force: bool) -> None:
         if self._unasked:  # nothing was read
             return
         now = self._clock()
         if force or self._users.dirty >= _MANY_DIRTY or now - self._flushed_at >= FLUSH_MS:
-            if self._users.dirty or (force and self._positions != self._users_from):
+            if self._users.dirty or (force and self._positions != self._applying.users_from):
                 self._users.flush_beside(self._lock, self._stored(self._positions))
                 self._looked_at = now
             elif now - self._looked_at >= LOOK_MS:

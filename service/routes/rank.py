@@ -16,11 +16,11 @@ from service import answer_bytes, filters, openapi, requests
 from service.answers import RankAnswer, RankRows
 from service.arms import arm_of
 from service.core import Service
+from service.event_applying import STREAM
 from service.http import answer, request_id
 from service.ranked import Question, Ranked
 from service.routes import examples
 from service.unranked import unranked
-from service.user_state_consumer import STREAM
 
 INLINE = 1_000
 """Candidates (and exclusions) ranked on the event loop; more go to the one worker thread."""

@@ -1,0 +1,142 @@
+"""What one record of the event stream does to user states and the catalogue. It reads no stream and stores nothing:
+`user_state_consumer.py` does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from features import events
+from features.catalogue import Catalogue
+from features.errors import LogError, ReplError, StoreError
+from features.event_log import EventLog, dead_letter
+from features.hash_window import HashWindow
+from features.keys import actor_key, item_key
+from features.records import Offsets, Record, Stream, split_key
+from features.schema import Schema
+from service.metrics import Metrics
+from service.settings import Settings
+from service.shared_users import SharedUserStates
+
+log = logging.getLogger(__name__)
+
+STREAM: Stream = "event"
+WARM_IDS = 20_000
+"""Records of each partition read again at start, to know the ids of what lies just before."""
+_BATCH = 2_000
+
+
+def ids_seen(event_log: EventLog, settings: Settings) -> HashWindow | None:
+    """The window of event ids that user states need, where the log itself lets an id be there twice."""
+    if "ids-once" in event_log.promises:
+        return None
+    return HashWindow(settings.dedup_ids, int(settings.dedup_hours * 3_600_000))
+
+
+class Applying:
+    """Applies records to user states and catalogue, each from its own offsets on."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        schema: Schema,
+        users: SharedUserStates,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        seen: HashWindow | None = None,
+    ) -> None:
+        """seen: ids that counted (the log looks: None)."""
+        self._log, self._schema, self._users, self._catalogue = event_log, schema, users, catalogue
+        self._metrics, self._clock, self._seen = metrics, clock, seen
+        self._deleted: list[tuple[str, str, int]] = []
+        self.users_from: Offsets = {}
+        self.items_from: Offsets | None = None
+        """From which offsets on a record counts for user states, and for the catalogue (None: another process fills
+        it)."""
+
+    def first_of(self, name: str, start: int) -> int:
+        """The first offset of a partition that one of the two has to read; start: of what nobody has read yet."""
+        readers = [self.users_from] if self.items_from is None else [self.users_from, self.items_from]
+        return min(one.get(name, start) for one in readers)
+
+    def warm(self, name: str, position: int, first: int) -> None:
+        """Learn the ids of what was read before, so that one that is repeated after a restart counts once.
+
+        position: where reading begins; first: the oldest offset that there is. Raises LogError."""
+        at, partition = max(first, position - WARM_IDS), split_key(name)[1]
+        while self._seen is not None and at < position:
+            records = self._log.read(STREAM, at, min(_BATCH, position - at), partition)
+            if not records:
+                return
+            for record in records:
+                if record.kind == "interaction":
+                    event = events.from_bytes(record.body)
+                    self._seen.add(events.event_hash(event), record.place, record.effective_time)
+            at = records[-1].offset + 1
+
+    def apply(self, record: Record, name: str) -> None:
+        """Apply one record of the partition `name`, under the lock. What cannot be read becomes a dead letter.
+
+        Raises StoreError, LogError: the record is then to be applied again."""
+        offset = record.offset
+        try:
+            if record.kind == "interaction":
+                self._interaction(record, name)
+            elif record.kind == "item" and self._is_for_items(offset, name):
+                event = events.from_bytes(record.body)
+                if isinstance(event, events.ItemEvent):
+                    self._catalogue.apply(event)
+            elif record.kind == "user" and offset >= self.users_from.get(name, 0):
+                event = events.from_bytes(record.body)
+                if isinstance(event, events.UserEvent) and event.op == "delete":
+                    self._users.forget(actor_key(event.user, None), record.place)
+                    if self._users.writes:
+                        self._deleted.append((record.tenant, event.user, record.place))
+            if self._users.writes:
+                self._metrics.consumed.labels(record.kind).inc()
+        except ReplError as error:
+            if isinstance(error, StoreError | LogError):
+                raise
+            self._metrics.failures.labels("event").inc()
+            if self._users.writes:
+                dead_letter(self._log, name, offset, error.message, record.body, record.tenant, self._clock())
+            log.error("an event could not be applied", extra={"offset": offset, "reason": error.message})
+
+    def blank_deleted(self) -> None:
+        """Blank the records of users whose deletion was just read: again after a kill, until offsets are written.
+
+        Raises LogError; the rest is still to be blanked then."""
+        while self._deleted:
+            count = self._log.blank_user(*self._deleted[0])
+            self._deleted.pop(0)
+            log.info("a user was deleted", extra={"records": count})
+
+    def _is_for_items(self, offset: int, name: str) -> bool:
+        """Whether the catalogue here takes what this record says of items, and has not yet."""
+        return self.items_from is not None and offset >= self.items_from.get(name, 0)
+
+    def _interaction(self, record: Record, name: str) -> None:
+        event = events.from_bytes(record.body)
+        if not isinstance(event, events.InteractionEvent):
+            return
+        if self._is_for_items(record.offset, name):
+            self._catalogue.intern(event.item)
+        kind = self._schema.behaviour(event.type)
+        key = actor_key(event.user, event.session)
+        if key == 0 or kind < 0:
+            return
+        first = self._first(event, record)  # also of what only the catalogue still has to read: a copy may follow
+        if not first or record.offset < self.users_from.get(name, 0):
+            return
+        state = self._users.get_or_new(key)
+        if state.append(item_key(event.item), kind, record.effective_time, record.place):
+            self._users.put(state)
+
+    def _first(self, event: events.Event, record: Record) -> bool:
+        """Is this the first copy of an event? The same record, read again after a failure or a loss, is."""
+        if self._seen is None:
+            return True
+        key = events.event_hash(event)
+        return self._seen.add(key, record.place, record.effective_time) or self._seen.get(key) == record.place
