@@ -1,5 +1,5 @@
-"""What one record of the event stream does to user states and the catalogue. It reads no stream and stores nothing:
-`user_state_consumer.py` does.
+"""What one record of the event stream does to user states and the catalogue, or to that of the two that this process
+keeps. It reads no stream and stores nothing: `user_state_consumer.py` does.
 """
 
 from __future__ import annotations
@@ -41,25 +41,28 @@ class Applying:
         self,
         event_log: EventLog,
         schema: Schema,
-        users: SharedUserStates,
-        catalogue: Catalogue,
+        users: SharedUserStates | None,
+        catalogue: Catalogue | None,
         metrics: Metrics,
         clock: Callable[[], int],
         seen: HashWindow | None = None,
     ) -> None:
-        """seen: ids that counted (the log looks: None)."""
+        """users, catalogue: None where another process keeps them. seen: ids that counted (the log looks: None)."""
         self._log, self._schema, self._users, self._catalogue = event_log, schema, users, catalogue
         self._metrics, self._clock, self._seen = metrics, clock, seen
         self._deleted: list[tuple[str, str, int]] = []
+        self._tells = users.writes if users is not None else catalogue is not None
         self.users_from: Offsets = {}
         self.items_from: Offsets | None = None
         """From which offsets on a record counts for user states, and for the catalogue (None: another process fills
         it)."""
 
-    def first_of(self, name: str, start: int) -> int:
-        """The first offset of a partition that one of the two has to read; start: of what nobody has read yet."""
-        readers = [self.users_from] if self.items_from is None else [self.users_from, self.items_from]
-        return min(one.get(name, start) for one in readers)
+    def first_of(self, name: str, start: int) -> int | None:
+        """The first offset of a partition that one of the two has to read, None where neither is kept here; start: of
+        what nobody has read yet."""
+        readers = [self.users_from] if self._users is not None else []
+        readers += [self.items_from] if self.items_from is not None else []
+        return min((one.get(name, start) for one in readers), default=None)
 
     def warm(self, name: str, position: int, first: int) -> None:
         """Learn the ids of what was read before, so that one that is repeated after a restart counts once.
@@ -84,23 +87,17 @@ class Applying:
         try:
             if record.kind == "interaction":
                 self._interaction(record, name)
-            elif record.kind == "item" and self._is_for_items(offset, name):
-                event = events.from_bytes(record.body)
-                if isinstance(event, events.ItemEvent):
-                    self._catalogue.apply(event)
-            elif record.kind == "user" and offset >= self.users_from.get(name, 0):
-                event = events.from_bytes(record.body)
-                if isinstance(event, events.UserEvent) and event.op == "delete":
-                    self._users.forget(actor_key(event.user, None), record.place)
-                    if self._users.writes:
-                        self._deleted.append((record.tenant, event.user, record.place))
-            if self._users.writes:
+            elif record.kind == "item":
+                self._item(record, name)
+            elif record.kind == "user":
+                self._user(record, name)
+            if self._tells:
                 self._metrics.consumed.labels(record.kind).inc()
         except ReplError as error:
             if isinstance(error, StoreError | LogError):
                 raise
             self._metrics.failures.labels("event").inc()
-            if self._users.writes:
+            if self._tells:
                 dead_letter(self._log, name, offset, error.message, record.body, record.tenant, self._clock())
             log.error("an event could not be applied", extra={"offset": offset, "reason": error.message})
 
@@ -113,19 +110,38 @@ class Applying:
             self._deleted.pop(0)
             log.info("a user was deleted", extra={"records": count})
 
-    def _is_for_items(self, offset: int, name: str) -> bool:
-        """Whether the catalogue here takes what this record says of items, and has not yet."""
-        return self.items_from is not None and offset >= self.items_from.get(name, 0)
+    def _for_items(self, record: Record, name: str) -> Catalogue | None:
+        """The catalogue, where it is kept here and has not yet what this record says of items."""
+        taken = self.items_from is not None and record.offset >= self.items_from.get(name, 0)
+        return self._catalogue if taken else None
+
+    def _item(self, record: Record, name: str) -> None:
+        catalogue = self._for_items(record, name)
+        event = events.from_bytes(record.body) if catalogue is not None else None
+        if catalogue is not None and isinstance(event, events.ItemEvent):
+            catalogue.apply(event)
+
+    def _user(self, record: Record, name: str) -> None:
+        if self._users is None or record.offset < self.users_from.get(name, 0):
+            return
+        event = events.from_bytes(record.body)
+        if isinstance(event, events.UserEvent) and event.op == "delete":
+            self._users.forget(actor_key(event.user, None), record.place)
+            if self._users.writes:
+                self._deleted.append((record.tenant, event.user, record.place))
 
     def _interaction(self, record: Record, name: str) -> None:
+        catalogue = self._for_items(record, name)
+        if self._users is None and catalogue is None:
+            return
         event = events.from_bytes(record.body)
         if not isinstance(event, events.InteractionEvent):
             return
-        if self._is_for_items(record.offset, name):
-            self._catalogue.intern(event.item)
+        if catalogue is not None:
+            catalogue.intern(event.item)
         kind = self._schema.behaviour(event.type)
         key = actor_key(event.user, event.session)
-        if key == 0 or kind < 0:
+        if self._users is None or key == 0 or kind < 0:
             return
         first = self._first(event, record)  # also of what only the catalogue still has to read: a copy may follow
         if not first or record.offset < self.users_from.get(name, 0):
