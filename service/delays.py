@@ -32,8 +32,8 @@ class Followed(NamedTuple):
 
 
 class Delays:
-    """The histogram `repl_event_to_served_seconds`. One thread calls `applied` or `read`, another one `served`, another
-    one `stored`."""
+    """The histogram `repl_event_to_served_seconds`. One thread calls `applied` or `read`, another one `served`;
+    `stored` is called by one at a time."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         found = Histogram(

@@ -91,12 +91,13 @@ class StatesWatch(Background):
         with self._lock:
             self._first_seen = self._first_seen or now
             if self.progress.reached(positions):
-                self._ends.clear()
                 self._through = max(self._through, now)
             elif not self._ends or now - self._ends[-1][0] >= SPACING_MS:
                 self._ends.append((now, positions))
+                self._wake.set()
                 if len(self._ends) > ENDS:  # long behind: half of them are as good
                     self._ends = deque(list(self._ends)[::2])
+        self._settle()
 
     def look(self) -> None:
         """Once: how far they have read."""
@@ -118,14 +119,15 @@ class StatesWatch(Background):
         if key is None:
             return
         self._generation = generation_in(stored, key)
-        self._take(positions_in(stored, self._generation))
+        self.progress.advance(positions_in(stored, self._generation))
+        self._settle()
 
-    def _take(self, positions: Offsets) -> None:
-        self.progress.advance(positions)
+    def _settle(self) -> None:
+        """What has been reached of what was seen on the log."""
         with self._lock:
             while self._ends and self.progress.reached(self._ends[0][1]):
                 self._through = max(self._through, self._ends.popleft()[0])
-        self._metrics.delays.stored(self.progress.positions, self._clock())
+            self._metrics.delays.stored(self.progress.positions, self._clock())
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -80,7 +80,8 @@ def test_her_click_counts_in_her_next_request_at_the_other_ranker_without_a_trai
         assert not answer["stale"], answer
         assert shop.value("b", user, "i7", "rt.own.click") > 0
         assert shop.value("a", user, "i7", "rt.own.click") > 0
-    assert sorted(times)[10] < 0.5, times
+    print("event at one, answer of the other, ms:", [round(1e3 * one, 1) for one in sorted(times)])
+    assert sorted(times)[10] < 0.5
 
 
 def test_an_event_that_changes_no_state_has_a_token_that_is_reached(shop: KafkaShop) -> None:
@@ -134,7 +135,11 @@ def test_ages_and_metrics_say_how_far_the_consumer_is_behind(shop: KafkaShop) ->
     assert answer["ages_ms"]["user"] < 2_000
     shop.until(lambda: shop.call("b", "GET", "/v1/status")[1]["behind"] == 0, 10, "all is read")
     served = 'repl_event_to_served_seconds_count{state="user"}'
-    before = metric(shop, "b", served)
+    counts = [-1.0, 0.0]
+    while counts[-2] != counts[-1]:
+        time.sleep(0.5)
+        counts.append(metric(shop, "b", served))
+    before = counts[-1]
     assert before > 0
     for name in ("states-1", "states-2"):
         shop.children[name].send_signal(signal.SIGSTOP)
