@@ -51,11 +51,15 @@ class Applying:
         self._log, self._schema, self._users, self._catalogue = event_log, schema, users, catalogue
         self._metrics, self._clock, self._seen = metrics, clock, seen
         self._deleted: list[tuple[str, str, int]] = []
-        self._tells = users.writes if users is not None else catalogue is not None
         self.users_from: Offsets = {}
         self.items_from: Offsets | None = None
         """From which offsets on a record counts for user states, and for the catalogue (None: another process fills
         it)."""
+
+    @property
+    def _tells(self) -> bool:
+        """Whether it is this process, of several, that counts and reports what is read."""
+        return self.items_from is not None if self._users is None else self._users.writes
 
     def first_of(self, name: str, start: int) -> int | None:
         """The first offset of a partition that one of the two has to read, None where neither is kept here; start: of

@@ -15,8 +15,11 @@ import pytest
 import redis
 
 from features.errors import SettingsError
-from features.event_log import make_kafka_topics
+from features.event_log import make_kafka_topics, open_log
+from features.event_parser import parse_event
 from features.feature_store import open_feature_store
+from features.keys import actor_key, item_key
+from features.records import event_record
 from features.user_state import UserState
 from service import states_share
 from service.core import Service
@@ -26,6 +29,7 @@ from service.states import run
 from service.states_beside import BEHIND_MS, ENDS, SPACING_MS, BesideUserStates, StatesWatch
 from service.states_share import LeasedShare, members
 from service.status import STATE_FAILED_MS
+from service.tenant_settings import settings_by_tenant
 from service.testkit import BASE, ManualClock, ReplService
 from tests.conftest import fresh_tenant
 from tests.redis_server import RedisServer
@@ -235,13 +239,13 @@ def test_beside_needs_places_that_several_reach(tmp_path: Path, lacks: str) -> N
 
 
 @contextmanager
-def kept(settings: Settings) -> Iterator[None]:
+def kept(*every: Settings) -> Iterator[None]:
     """`repl-ranker states` in a thread."""
     stop, errors = threading.Event(), list[BaseException]()
 
     def work() -> None:
         try:
-            run([settings], stop)
+            run(every, stop)
         except BaseException as error:
             errors.append(error)
 
@@ -298,3 +302,27 @@ def test_a_redis_that_stands_still_is_waited_for_once(
             until(well, 10)
     finally:
         server.stop()
+
+
+def test_one_process_keeps_the_states_of_all_tenants_each_in_its_own_places(
+    tmp_path: Path, kafka_url: str, redis_url: str
+) -> None:
+    name = fresh_tenant()
+    whole = Settings.model_validate({
+        "data_dir": tmp_path, "log_url": f"{kafka_url}/{name}", "user_states_url": redis_url, "base_dir": BASE,
+        "tenants": {f"{name}-lamps": {}, f"{name}-chairs": {}},
+    })  # fmt: skip
+    each = settings_by_tenant(whole)
+    for tenant, one in each.items():
+        make_kafka_topics(one, 2, 1)
+        with closing(open_log(one)) as log:
+            body = {"event": "interaction", "type": "click", "user": "anna", "item": tenant, "id": "1", "timestamp": 5}
+            log.append("event", [event_record(parse_event(body, tenant=tenant, now_ms=9))] * 2)
+    with kept(*each.values()):
+        for tenant, one in each.items():
+            with closing(open_feature_store(one)) as store:
+                until(lambda store=store: store.get(actor_key("anna", None)) is not None, 20)  # type: ignore[misc]
+                found = store.get(actor_key("anna", None))
+                assert found is not None
+                assert found.items.tolist() == [item_key(tenant)], "its own, once"
+                assert len(members(one)) == 1

@@ -164,6 +164,26 @@ def test_ages_and_metrics_say_how_far_the_consumer_is_behind(shop: KafkaShop) ->
     shop.until(lambda: shop.rank("a", "x")["ages_ms"]["user"] < 1_000, 5, "young again")
 
 
+def test_several_workers_read_the_same_states(tmp_path: Path, kafka_url: str, redis_url: str) -> None:
+    more = {"REPL_USER_STATES": "beside", "REPL_WORKERS": "2"}
+    shop = KafkaShop(tmp_path, kafka_url, redis_url, **more)
+    try:
+        for name in ("states-1", "a"):
+            shop.start(name)
+        shop.until(lambda: "ready on" in shop.output("a").read_text(), 120, "both workers are ready")
+        shop.send("a", *({"event": "item", "item": one, "fields": {"title": f"lamp {one}"}} for one in ITEMS))
+        shop.until(lambda: shop.call("a", "GET", "/v1/items?ids=i7")[1]["items"], 30, "items are known")
+        for k in range(20):  # each on a connection of its own: either worker answers
+            token = shop.send("a", {"event": "interaction", "type": "click", "user": f"carl-{k}", "item": "i7"})
+            answer = shop.rank("a", f"carl-{k}", after=token, wait_ms=3_000, explain=True)
+            part = next(part for part in answer["explain"] if part["id"] == "i7")
+            assert next(one["value"] for one in part["terms"] if one["name"] == "rt.own.click") > 0
+            assert not answer["stale"]
+            assert answer["ages_ms"]["user"] < 3_000
+    finally:
+        shop.end()
+
+
 # who reads what
 
 
