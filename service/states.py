@@ -20,6 +20,7 @@ from features.schema import Schema
 from service import logs
 from service.artifact import SAMPLE, find_base, read_manifest
 from service.event_applying import ids_seen
+from service.memory import Relief
 from service.metrics import Metrics
 from service.settings import Settings, require_beside
 from service.shared_users import SharedUserStates
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 STUCK_SECONDS = 30.0
 """A consumer whose step takes longer gives its partitions up."""
+RELIEF_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 
 
@@ -93,6 +95,10 @@ def run(every: Collection[Settings], stop: threading.Event) -> None:
         for keeper in keepers:
             keeper.start()
             until.callback(keeper.stop)
+        relief, relieved = Relief(), time.monotonic()
         while not stop.wait(_LOOK_SECONDS):
+            if time.monotonic() - relieved >= RELIEF_SECONDS:
+                relief.look()
+                relieved = time.monotonic()
             if not all(keeper.consumer.alive for keeper in keepers):
                 raise ReplError("the consumer of user states ended by itself", hint="its log has the traceback")

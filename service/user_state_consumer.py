@@ -31,6 +31,7 @@ from service.memory import trim
 from service.metrics import Metrics
 from service.progress import Progress
 from service.shared_users import SharedUserStates
+from service.user_state_saving import UserStateSaver
 
 if TYPE_CHECKING:
     from service.encoders import Encoders
@@ -43,14 +44,10 @@ TAIL_SECONDS = 0.2
 """Longest wait of a log that is told of appends."""
 DISCOVER_MS = 30_000
 """Time between two looks for new partitions."""
-FLUSH_MS = 500
-LOOK_MS = 1_000
-"""Between two looks at whether the store of user states went back, where nothing is written."""
 MANY = 50_000
 """Events read since the last time from which on a backlog was long, and memory is given back."""
 _BATCH = 2_000
 _SLICE = 32
-_MANY_DIRTY = 5_000
 
 
 class Share(Protocol):
@@ -99,6 +96,7 @@ class UserStateConsumer(Background):
         (the log looks: None). share: the partitions to read (None: all)."""
         self._log, self._users = event_log, users
         self._saver = CatalogueSaver(catalogue, store, encoder, lock, clock())
+        self._user_saver = UserStateSaver(users, lock, clock(), at_once=share is not None)
         self._applying = Applying(event_log, schema, users, catalogue, metrics, clock, seen)
         self._users_stored, self._items_stored = offsets[0] or {}, offsets[1]
         if users is None:
@@ -111,11 +109,9 @@ class UserStateConsumer(Background):
         self._lock, self._metrics, self._clock = lock, metrics, clock
         self.progress = Progress()
         self._positions: Offsets = {}
-        self._written: Offsets = {}
         self._discovered_at: int | None = None
         self._through = 0
         self._since_relief = 0
-        self._flushed_at = self._looked_at = clock()
         self.failing: Neighbour | None = None
         """What does not answer at the moment: the log, or the files of user state and catalogue."""
         self.stepped = time.monotonic()
@@ -165,7 +161,7 @@ class UserStateConsumer(Background):
             self._saver.encode()
             self._since_relief += count
             caught_up = found.whole and self._since_relief >= MANY
-            self._write(force=caught_up, now_all=found.whole)
+            self._write(force=caught_up, whole=found.whole)
             if caught_up:
                 self._relieve()
         except OffsetLost as error:
@@ -202,7 +198,7 @@ class UserStateConsumer(Background):
         if mine == self._positions.keys():
             return
         self._write(force=True)
-        self._users.release(self._lock)
+        self._user_saver.release()
         left = self._positions.keys() - mine
         self._positions = {name: at for name, at in self._positions.items() if name in mine}
         self._share.leave(left)
@@ -251,7 +247,7 @@ class UserStateConsumer(Background):
             of_items = generation_in(self._items_stored, key)
             self._applying.items_from = positions_in(self._items_stored, of_items)
         self.log_key, self._generation, self._positions = key, generation, {}
-        self._written = self._applying.users_from
+        self._user_saver.written = self._applying.users_from
 
     def _stored(self, positions: Offsets) -> Offsets:
         return to_store(positions, self._generation, self.log_key or "")
@@ -296,7 +292,8 @@ class UserStateConsumer(Background):
         if items is not None:
             self._applying.items_from = {name: max(at, items.get(name, 0)) for name, at in self._positions.items()}
         self._applying.users_from = positions_in(self._users_stored, self._generation)
-        self._positions, self._written, self._discovered_at = {}, self._applying.users_from, None
+        self._user_saver.written = self._applying.users_from
+        self._positions, self._discovered_at = {}, None
         self._users.drop(self._lock)
 
     def _skip_lost(self, error: OffsetLost) -> int:
@@ -318,32 +315,16 @@ class UserStateConsumer(Background):
             self._fail(error)
         return len(lost)
 
-    def _write(self, *, force: bool, now_all: bool = False) -> None:
-        """now_all: nothing was left to read. Raises StoreError."""
+    def _write(self, *, force: bool, whole: bool = False) -> None:
+        """Write what has changed where it is time; whole: nothing was left to read. Raises StoreError."""
         if self._unasked:  # nothing was read
             return
-        now = self._clock()
-        if self._users is not None:
-            beside = self._share is not None
-            force_users = force or (beside and now_all)
-            if force_users or self._users.dirty >= _MANY_DIRTY or now - self._flushed_at >= FLUSH_MS:
-                self._write_users(self._users, now, moved=force_users or beside)
-        self._saver.save(self._stored(self._positions), now, force=force)
-
-    def _write_users(self, users: SharedUserStates, now: int, *, moved: bool) -> None:
-        """Write what has changed; moved: also offsets alone."""
-        if users.dirty or (moved and self._positions != self._written):
-            users.flush_beside(self._lock, self._stored(self._positions))
-            self._written = dict(self._positions)
-            self._looked_at = now
-        elif now - self._looked_at >= LOOK_MS:
-            users.probe()  # a store that lost some says so, also where nothing is written
-            self._looked_at = now
-        self._flushed_at = now
+        now, stored = self._clock(), self._stored(self._positions)
+        self._user_saver.save(self._positions, stored, now, force=force, whole=whole)
+        self._saver.save(stored, now, force=force)
 
     def _relieve(self) -> None:
         """After a long backlog: its users, who asked for nothing, leave memory again."""
         self._since_relief = 0
-        if self._users is not None:
-            self._users.release(self._lock)
+        self._user_saver.release()
         trim()

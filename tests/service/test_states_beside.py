@@ -23,6 +23,7 @@ from features.records import event_record
 from features.user_state import UserState
 from service import states_share
 from service.core import Service
+from service.doctor_redis import check_user_states
 from service.metrics import Metrics
 from service.settings import Settings
 from service.states import run
@@ -326,3 +327,15 @@ def test_one_process_keeps_the_states_of_all_tenants_each_in_its_own_places(
                 assert found is not None
                 assert found.items.tolist() == [item_key(tenant)], "its own, once"
                 assert len(members(one)) == 1
+
+
+def test_the_doctor_says_whether_anybody_keeps_them(settings: Settings) -> None:
+    def said(one: Settings) -> list[str]:
+        return [finding.verdict for finding in check_user_states(one) if "keep" in finding.what]
+
+    beside = settings.model_copy(update={"user_states": "beside", "log_url": "kafka://h:1/x"})
+    assert said(settings) == []
+    assert said(beside) == ["FAIL"]
+    with member(beside) as one:
+        one.renew()
+        assert said(beside) == ["PASS"]
