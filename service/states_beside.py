@@ -70,7 +70,7 @@ class StatesWatch(Background):
         self._generation = 0
         self._lock = threading.Lock()
         self._ends: deque[tuple[int, Offsets]] = deque()
-        self._through = self._first_seen = 0
+        self._through = 0
         self._waiting = 0
         self._failing = False
         super().__init__("user-states-watch")
@@ -83,13 +83,13 @@ class StatesWatch(Background):
     @property
     def failing(self) -> bool:
         """Whether the store does not answer, or lacks what is older than BEHIND_MS."""
-        known = self._through or self._first_seen
-        return self._failing or 0 < known < self._clock() - BEHIND_MS
+        with self._lock:
+            oldest = self._ends[0][0] if self._ends else None
+        return self._failing or (oldest is not None and oldest < self._clock() - BEHIND_MS)
 
     def seen(self, now: int, positions: Offsets) -> None:
         """The log ended before these offsets at `now` (ms)."""
         with self._lock:
-            self._first_seen = self._first_seen or now
             if self.progress.reached(positions):
                 self._through = max(self._through, now)
             elif not self._ends or now - self._ends[-1][0] >= SPACING_MS:

@@ -107,13 +107,14 @@ class LeasedShare(Background):
         self._name = f"{time.time_ns() // 1_000_000:013d}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._every: list[str] = []
         self._mine: frozenset[str] = frozenset()
+        self._reads: frozenset[str] = frozenset()
         self._told: str | None = None
         super().__init__("share")
 
     @property
     def mine(self) -> frozenset[str]:
-        """The partitions that are to be read by this process. After `leave` those that are left are no longer among
-        them; while Redis does not answer they stay: nobody else can take them either."""
+        """The partitions that are to be read by this process. While Redis does not answer they stay: nobody else can
+        take them either."""
         return self._mine
 
     def know(self, names: Collection[str]) -> None:
@@ -123,10 +124,11 @@ class LeasedShare(Background):
             self._every = every
             self._wake.set()
 
-    def leave(self, names: Collection[str]) -> None:
-        """Let others take these. Raises StoreError: they stay this process's then."""
-        if names:
-            self._call("leave partitions", LEAVE, *sorted(names))
+    def reads(self, names: Collection[str]) -> None:
+        """These are read now: what this member holds beyond them and is not due is left at once."""
+        found = frozenset(names)
+        if found != self._reads:
+            self._reads = found
             self._wake.set()
 
     def _call(self, doing: str, script: str, *arguments: Any) -> Any:
@@ -134,13 +136,17 @@ class LeasedShare(Background):
             return client.eval(script, len(self._keys), *self._keys, self._name, *arguments)
 
     def renew(self) -> None:
-        """Once: say that this member is there, take what it is due, see what it has to leave. Raises StoreError."""
+        """Once: say that this member is there, take what it is due, leave what it is not and does not read any more.
+        Raises StoreError."""
         due, count, mine = self._call("renew a share of the partitions", RENEW, LEASE_MS, KEPT_MS, *self._every)
         held = sorted(one.decode() for one in mine)
         kept = frozenset(held[:due])
         if kept != self._mine:
             log.info("a share of the partitions", extra={"members": count, "due": due, "mine": sorted(kept)})
         self._mine = kept
+        surplus = [name for name in held[due:] if name not in self._reads]
+        if surplus:
+            self._call("leave partitions", LEAVE, *surplus)
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -60,8 +60,8 @@ class Share(Protocol):
     def know(self, names: Collection[str]) -> None:
         """All partitions that there are."""
 
-    def leave(self, names: Collection[str]) -> None:
-        """What was read of these is written: another may read on."""
+    def reads(self, names: Collection[str]) -> None:
+        """These are read now. What was read of all others is written: others may have them."""
 
 
 class Told(Protocol):
@@ -196,12 +196,13 @@ class UserStateConsumer(Background):
             return
         mine = self._share.mine
         if mine == self._positions.keys():
+            self._share.reads(mine)
             return
         self._write(force=True)
         self._user_saver.release()
         left = self._positions.keys() - mine
         self._positions = {name: at for name, at in self._positions.items() if name in mine}
-        self._share.leave(left)
+        self._share.reads(self._positions)
         self._ask()
         self._applying.users_from = positions_in(self._users_stored, self._generation)
         self._discovered_at = None
