@@ -67,10 +67,20 @@ class Keeper:
             ids_seen(event_log, settings),
             share=self.share,
         )
+        self._stuck = False
         log.info("user states are kept", extra={"schema": schema.fingerprint[:12]})
 
     def _at_work(self) -> bool:
         return self.consumer.alive and time.monotonic() - self.consumer.stepped < STUCK_SECONDS
+
+    def look(self) -> None:
+        """Say when the consumer gets stuck. Raises ReplError where it has ended by itself."""
+        if not self.consumer.alive:
+            raise ReplError("the consumer of user states ended by itself", hint="its log has the traceback")
+        stuck = not self._at_work()
+        if stuck and not self._stuck:
+            log.error("the consumer of user states does not get on: its partitions are left to others")
+        self._stuck = stuck
 
     def start(self) -> None:
         """Start both threads."""
@@ -100,5 +110,5 @@ def run(every: Collection[Settings], stop: threading.Event) -> None:
             if time.monotonic() - relieved >= RELIEF_SECONDS:
                 relief.look()
                 relieved = time.monotonic()
-            if not all(keeper.consumer.alive for keeper in keepers):
-                raise ReplError("the consumer of user states ended by itself", hint="its log has the traceback")
+            for keeper in keepers:
+                keeper.look()

@@ -93,7 +93,7 @@ class UserStateConsumer(Background):
     ) -> None:
         """users: None where another process keeps them. offsets: (users, catalogue) as stored (`log_positions.py`);
         None for users: their store did not say; for the catalogue: another process fills it. seen: ids that counted
-        (the log looks: None). share: the partitions to read (None: all)."""
+        (the log looks: None). share: the partitions to read (None: all); told: who waits for states kept elsewhere."""
         self._log, self._users = event_log, users
         self._saver = CatalogueSaver(catalogue, store, encoder, lock, clock())
         self._user_saver = UserStateSaver(users, lock, clock(), at_once=share is not None)
