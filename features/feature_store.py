@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +42,14 @@ class FeatureStore(Protocol):
 
     def close(self) -> None:
         """Free what is held; the store is not used afterwards."""
+        ...
+
+
+class ReadBeside(FeatureStore, Protocol):
+    """A FeatureStore that other processes write while this one reads."""
+
+    def read(self, key: int, names: Sequence[str]) -> tuple[UserState | None, dict[str, int]]:
+        """As `get`, with those of these offsets that are stored. The state holds all that lies before them."""
         ...
 
 

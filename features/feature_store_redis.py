@@ -15,7 +15,7 @@ not applied again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -89,15 +89,29 @@ class RedisFeatureStore:
 
     def get(self, key: int) -> UserState | None:
         """See FeatureStore.get: one round trip. Raises StoreError, also for a damaged state."""
+        return self.read(key, ())[0]
+
+    def read(self, key: int, names: Sequence[str]) -> tuple[UserState | None, dict[str, int]]:
+        """See ReadBeside.read: one round trip, in which the offsets come first: what was written between the two is
+        in the state. Raises as `get`."""
         if not self._known:
             self._check_format()
         name = self._name(key)
-        with self._place.errors("read a user state") as client:
-            data = client.get(name)
-        if data is None:
-            return None
+
+        def ask(pipe: Pipeline) -> None:
+            if names:
+                pipe.hmget(self._offsets, names)
+            pipe.get(name)
+
+        *stored, data = self._place.read("read a user state", ask)
+        pairs = zip(names, stored[0] if stored else (), strict=True)
+        through = _decoded({one.encode(): at for one, at in pairs if at is not None})
+        return None if data is None else self._believed(key, bytes(data), name), through
+
+    def _believed(self, key: int, data: bytes, name: str) -> UserState:
+        """Raises StoreError for a damaged state."""
         try:
-            return self._state(key, bytes(data), name)
+            return self._state(key, data, name)
         except ValueError as error:
             raise StoreError(f"the Redis key {name} is damaged: {error}", value=name, hint="delete the key") from error
 

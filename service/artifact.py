@@ -32,6 +32,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 CURRENT = "current"
 GRAPHS = ("item", "user", "query", "fine")
+SAMPLE = Path(__file__).parent.parent / "deploy" / "sample" / "base"
 
 F64 = npt.NDArray[np.float64]
 Prior = dict[str, tuple[F64, F64]]

@@ -26,6 +26,11 @@ class Background:
         """Start the thread."""
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Wake the thread and wait for its end."""
         self._stop.set()

@@ -1,5 +1,5 @@
-"""The commands that the service needs alone: serve, config, topics, versions, base, keys, dead-letter. `trainer/cli.py`
-adds the rest and has main().
+"""The commands that the service needs alone: serve, states, config, topics, versions, base, keys, dead-letter.
+`trainer/cli.py` adds the rest and has main().
 
 Nothing heavy is imported here: every command imports what it runs, so that `--help` answers at once and
 `serve` never loads the trainer or torch.
@@ -20,6 +20,7 @@ from service import (
     cli_mode,
     cli_schema,
     cli_size,
+    cli_states,
     cli_versions,
 )
 from service.console import Config, DataDir, Json, TenantName, all_settings_of, main_of, note, report
@@ -134,6 +135,7 @@ def topics(
 
 app.command("doctor")(cli_doctor.doctor)
 app.command("size")(cli_size.size)
+app.command("states")(cli_states.states)
 
 
 def host_to_call(host: str) -> str:

@@ -25,6 +25,7 @@ from service.bases import AnyRanker, AnyRetriever, Bases, LoadedBase
 from service.drain import Drain
 from service.encoders import ChangedRows, Encoders
 from service.engine import Engine, close_engine, has_base, load_engine
+from service.event_applying import STREAM, ids_seen
 from service.experiments import Experiments
 from service.following import FollowedEncoder, FollowedReplica
 from service.impressions import Impressions
@@ -35,15 +36,17 @@ from service.limits import Limits
 from service.local_copy import Copier, LocalCopy
 from service.metrics import Metrics
 from service.objectives import Objectives
+from service.progress import Progress
 from service.ranker import Ranker
 from service.replica import REALTIME, Replica
 from service.retriever import Retriever
-from service.settings import Settings
+from service.settings import Settings, require_beside
 from service.shared_tables import Publisher
+from service.states_beside import BesideUserStates, StatesWatch
 from service.status import Freshness
 from service.timed_store import timed
 from service.title_index import TitleIndexer
-from service.user_state_consumer import STREAM, UserStateConsumer, ids_seen
+from service.user_state_consumer import UserStateConsumer
 from service.warm_up import warm_up
 from service.weight_store import WeightStore, open_weight_store
 from service.worker import Worker
@@ -70,10 +73,11 @@ class Running:
         self._changes = ChangedRows(engine.catalogue)
         home = self._encoder(engine)
         self._encoders = None if self._follows else Encoders(home, engine.lock)
+        self.watch = self._watch(engine)
         self.consumer = UserStateConsumer(
             service.log,
             engine.schema,
-            engine.users,
+            engine.users if self.watch is None else None,
             engine.catalogue,
             engine.catalogue_store,
             self._encoders,
@@ -81,8 +85,11 @@ class Running:
             engine.lock,
             metrics,
             clock,
-            ids_seen(service.log, settings),
+            ids_seen(service.log, settings) if self.watch is None else None,
+            told=self.watch,
         )
+        self.read: Progress = (self.watch or self.consumer).progress
+        """How far the log's events are in the user states that are served."""
         self.experiments = Experiments(settings.experiments)
         self.arms = ArmWeights(self.experiments.versions, clock)
         self.impressions = Impressions(service.log, settings.served_queue, metrics)
@@ -102,7 +109,7 @@ class Running:
         self.copier = self._copier(service) if settings.weights_url is not None and not self._follows else None
         self.publisher = self._publisher(service, engine) if service.worker is not None and not self._follows else None
         self.freshness = Freshness(
-            lambda: self.consumer.through,
+            lambda: (self.watch or self.consumer).through,
             self.failing,
             self.replica,
             engine.artifact.manifest.through,
@@ -129,6 +136,13 @@ class Running:
             lambda made: self._loaded(made, self._encoder(made)),
             lambda made: warm_up(made, service.objectives, service.clock()),
         )
+
+    def _watch(self, engine: Engine) -> StatesWatch | None:
+        """Of user states that others keep."""
+        if not isinstance(engine.users, BesideUserStates):
+            return None
+        service = self._service
+        return StatesWatch(engine.users, lambda: self.consumer.log_key, service.metrics, service.clock)
 
     def _encoder(self, engine: Engine) -> ItemEncoder:
         return ItemEncoder(
@@ -204,7 +218,9 @@ class Running:
 
     def failing(self) -> str | None:
         """The neighbour that does not answer, if any: log, state."""
-        return "log" if self.impressions.failing else self.consumer.failing
+        if self.impressions.failing:
+            return "log"
+        return self.consumer.failing or ("state" if self.watch is not None and self.watch.failing else None)
 
     def events_behind(self) -> int | None:
         """Events of the log that are not in user states and catalogue yet; None where the log does not answer."""
@@ -212,7 +228,7 @@ class Running:
             ends = self._log.end_offsets()
         except LogError:
             return None
-        positions = self.consumer.progress.positions
+        positions = self.read.positions
         return sum(max(0, ends[name] - positions.get(name, 0)) for name in partitions_in(STREAM, ends))
 
     def start(self) -> None:
@@ -222,6 +238,8 @@ class Running:
         if self.copier is not None and not self.replica.snapshot.version:
             any(self.replica.start_from(copy) for copy in self.copies.load())
         self.consumer.step()
+        if self.watch is not None:
+            self.watch.look()
         if self.publisher is not None:
             self.publisher.look()
         for part in self._threads():
@@ -231,7 +249,7 @@ class Running:
         """In the order in which they start."""
         encoder = None if self._follows else self.bases.live.encoder
         every = (
-            self.consumer, encoder, self.replica, self.impressions, self.janitor, self.titles,
+            self.watch, self.consumer, encoder, self.replica, self.impressions, self.janitor, self.titles,
             self.copier, self.publisher, self.loader,
         )  # fmt: skip
         return [part for part in every if part is not None]
@@ -262,6 +280,8 @@ class Service:
         shared: what the tenants of one process have in common (service/tenants.py), whose owner starts and stops it;
         worker: the one of several on this machine that this is.
         """
+        if settings.user_states == "beside":
+            require_beside(settings)
         self.settings = settings
         self.worker = worker
         self.clock = clock

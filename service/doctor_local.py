@@ -11,14 +11,13 @@ from pathlib import Path
 
 from features.layout import ZLayout
 from features.schema import Schema
-from service.artifact import Artifact, find_base, load_artifact
+from service.artifact import SAMPLE, Artifact, find_base, load_artifact
 from service.doctor import Finding, Verdict, size
 from service.impressions import fitting
 from service.settings import Settings
 
 FULL, TIGHT = 512 << 20, 4 << 30
 """Bytes free below which the disk is as good as full, and below which it is doubtful."""
-SAMPLE = Path(__file__).parent.parent / "deploy" / "sample" / "base"
 
 
 def check_disk(settings: Settings) -> Iterator[Finding]:

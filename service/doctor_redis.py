@@ -9,7 +9,7 @@ from typing import Any
 
 from features.errors import StoreError
 from service.doctor import Finding, Verdict, clock_finding, failed, size
-from service.settings import SecretUrl, Settings
+from service.settings import SecretUrl, Settings, require_beside
 
 SLOW_MS = 5.0
 FULL, TIGHT = 0.95, 0.8
@@ -21,12 +21,29 @@ def check_weights(settings: Settings) -> Iterator[Finding]:
 
 
 def check_user_states(settings: Settings) -> Iterator[Finding]:
-    """The Redis of `user_states_url`, if any; once where it is that of the weights."""
+    """The Redis of `user_states_url`, if any; once where it is that of the weights. Whether anybody keeps user states
+    there, where they are to be kept beside the ranker."""
+    if settings.user_states == "beside":
+        require_beside(settings)
+        yield _kept(settings)
     here, there = settings.user_states_url, settings.weights_url
     if here is not None and there is not None and here.get_secret_value() == there.get_secret_value():
         yield Finding("PASS", "user states", "user_states_url is the Redis of weights_url")
         return
     yield from _check(settings, "user_states_url", here)
+
+
+def _kept(settings: Settings) -> Finding:
+    """Raises StoreError."""
+    from features.redis_extra import require_redis
+
+    require_redis("user_states_url")
+    from service.states_share import members
+
+    count = len(members(settings))
+    if count:
+        return Finding("PASS", "user states", f"{count} `repl-ranker states` keep them")
+    return Finding("FAIL", "user states", "nobody keeps them: no `repl-ranker states` is at work", "start one")
 
 
 def _check(settings: Settings, setting: str, url: SecretUrl | None) -> Iterator[Finding]:

@@ -11,9 +11,8 @@ from contextlib import closing
 from features.errors import ArtifactError, LogError
 from features.event_log import EventLog, open_log
 from features.records import Stream, partitions_in, split_key
-from service.artifact import find_base, read_manifest
+from service.artifact import SAMPLE, find_base, read_manifest
 from service.doctor import Finding, clock_finding
-from service.doctor_local import SAMPLE
 from service.settings import Settings
 from service.weight_store import Version, WeightStore, open_weight_store
 

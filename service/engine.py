@@ -26,7 +26,7 @@ from features.realtime import RealtimeConfig, RealtimeState
 from features.records import Offsets
 from features.schema import Schema
 from features.shared_pages import OwnPages, Pages, SharedPages
-from service.artifact import MANIFEST, Artifact, find_base, load_artifact, read_manifest
+from service.artifact import MANIFEST, SAMPLE, Artifact, find_base, load_artifact, read_manifest
 from service.catalogue_store import CatalogueStore
 from service.item_vectors import ItemVectors
 from service.last_layer import Bounds, Terms, term_bounds
@@ -34,12 +34,12 @@ from service.replica import stack
 from service.scorer import ItemInput, Scorer
 from service.settings import Settings
 from service.shared_users import SharedUserStates
+from service.states_beside import BesideUserStates
 from service.user_vectors import SideVectors
 from service.worker import Worker
 
 log = logging.getLogger(__name__)
 
-SAMPLE = Path(__file__).parent.parent / "deploy" / "sample" / "base"
 UNKNOWN_ID = ""
 
 
@@ -172,18 +172,18 @@ def load_engine(
     catalogue = Catalogue(schema, settings.max_items, make)
     store = CatalogueStore(settings.data_dir / "catalogue.db", artifact.sha256)
     items_from, waiting = _read_catalogue(catalogue, store)
-    features = open_feature_store(settings)
     scorer = Scorer(artifact)
     vectors = ItemVectors(settings.data_dir / "vectors" / artifact.sha256, unknown_vectors(scorer))
     vectors.reserve(len(catalogue))
     missing = vectors.missing(catalogue.key)
+    users, users_from = _users(settings, SharedUserStates)
     return _engine(
         (artifact, schema, layout, scorer),
         (catalogue, store),
-        SharedUserStates(features, settings.users_in_memory, settings.history),
+        users,
         RealtimeState(config, make),
         vectors,
-        (_read_through(features), items_from),
+        (users_from, items_from),
         np.union1d(waiting, missing).astype(np.int64),
     )
 
@@ -199,16 +199,24 @@ def _load_following(settings: Settings, config: RealtimeConfig) -> Engine:
     vectors = ItemVectors(folder, unknown_vectors(scorer), follows=True)
     catalogue = FollowedCatalogue(schema, settings.max_items, SharedPages(found.catalogue))
     catalogue.follow(vectors.capacity)
-    features = open_feature_store(settings)
+    users, users_from = _users(settings, FollowedUserStates)
     return _engine(
         (artifact, schema, layout, scorer),
         (catalogue, None),
-        FollowedUserStates(features, settings.users_in_memory, settings.history),
+        users,
         counters_at(found.counters, config),
         vectors,
-        (_read_through(features), None),
+        (users_from, None),
         np.zeros(0, np.int64),
     )
+
+
+def _users(settings: Settings, kind: type[SharedUserStates]) -> tuple[SharedUserStates, Offsets | None]:
+    """User states, of this kind where they are kept here, and how far they were read. Raises StoreError."""
+    features = open_feature_store(settings)
+    if settings.user_states == "beside":
+        return BesideUserStates(features, settings.users_in_memory, settings.history), {}
+    return kind(features, settings.users_in_memory, settings.history), _read_through(features)
 
 
 def _load_base(settings: Settings, place: Path) -> tuple[Artifact, Schema, ZLayout]:

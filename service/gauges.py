@@ -32,7 +32,7 @@ def update_gauges(service: Service) -> None:
 
 def _ages(service: Service, running: Running) -> None:
     counters, weights = running.replica.through()
-    times = {"user": running.consumer.through or None, "counters": counters, "weights": weights}
+    times = {"user": running.freshness.user_through(), "counters": counters, "weights": weights}
     now = service.clock()
     for name, through in times.items():
         if through is not None:

@@ -35,7 +35,11 @@ def positions_in(stored: Offsets, generation: int) -> Offsets:
     return {name.removeprefix(prefix): at for name, at in stored.items() if name.startswith(prefix)}
 
 
+def stored_name(name: str, generation: int) -> str:
+    """What an offset of that generation's log is stored under."""
+    return f"{generation}:{name}" if generation else name
+
+
 def to_store(positions: Offsets, generation: int, key: str) -> Offsets:
     """The inverse of `positions_in`, with the log's name."""
-    prefix = f"{generation}:" if generation else ""
-    return {key: generation} | {prefix + name: at for name, at in positions.items()}
+    return {key: generation} | {stored_name(name, generation): at for name, at in positions.items()}

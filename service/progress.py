@@ -9,8 +9,8 @@ from features.records import Offsets
 
 
 class Progress:
-    """Positions (stream/partition → next offset to read) that only grow. `advance` may be called from any thread,
-    `wait` from any event loop."""
+    """Positions (stream/partition → next offset to read) that only grow, until `restart`. `advance` may be called from
+    any thread, `wait` from any event loop."""
 
     def __init__(self) -> None:
         self._positions: Offsets = {}
@@ -40,6 +40,11 @@ class Progress:
                 loop.call_soon_threadsafe(_resolve, future)
             except RuntimeError:  # the loop has been closed: nobody waits any more
                 continue
+
+    def restart(self, positions: Offsets) -> None:
+        """What was applied is lost beyond these offsets: they grow from here on again."""
+        with self._lock:
+            self._positions = dict(positions)
 
     async def wait(self, wanted: Offsets, seconds: float) -> bool:
         """Wait until everything before these offsets has been applied; False after `seconds`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from features.user_state import UserState
 from service.arms import Arm
 from service.experiments import Mode
 from service.objectives import Objective
@@ -17,9 +18,18 @@ from service.requests import Condition
 Column = npt.NDArray[np.float32] | None
 
 
+class KnownState(NamedTuple):
+    """What was read of the asker before her request is ranked: her state (None: nothing is known), or that her store
+    failed."""
+
+    state: UserState | None = None
+    failed: bool = False
+
+
 @dataclass(slots=True)
 class Question:
-    """One rank or retrieve request, checked. `t` is the time it is answered for (ms)."""
+    """One rank or retrieve request, checked. `t` is the time it is answered for (ms). `known`: her state, where it was
+    read already (`states_beside.py`)."""
 
     request_id: str
     t: int
@@ -35,6 +45,7 @@ class Question:
     pre_rank: int | None = None
     explain: bool = False
     missed_token: bool = False
+    known: KnownState | None = None
     log: bool = True
 
 

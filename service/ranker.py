@@ -29,7 +29,7 @@ from service.last_layer import logits, sigmoid
 from service.metrics import Metrics
 from service.objectives import scores
 from service.plays import Plays
-from service.ranked import Question, Ranked
+from service.ranked import KnownState, Question, Ranked
 from service.replica import Replica, Snapshot
 from service.scorer import SideVector
 from service.status import Freshness
@@ -106,14 +106,18 @@ class Ranker:
         """The asker's state as a copy, None where nothing is known or the store does not answer (said in the answer).
 
         The one read of a store that a request may cost; the caller holds the lock."""
-        key = actor_key(question.user, question.session)
+        known = question.known or self._look_up(actor_key(question.user, question.session))
+        if known.failed:
+            self._metrics.failures.labels("state").inc()
+            self._freshness.state_failed(question.t)
+        return known.state
+
+    def _look_up(self, key: int) -> KnownState:
         try:
             state = self._engine.users.get(key) if key else None
         except StoreError:
-            self._metrics.failures.labels("state").inc()
-            self._freshness.state_failed(question.t)
-            return None
-        return None if state is None else state.until(1 << 62)
+            return KnownState(failed=True)
+        return KnownState(None if state is None else state.until(1 << 62))
 
     def finish(self, question: Question, found: Found, fields: Fields) -> Ranked:
         """Fine ranking of what was found, logged and as an answer."""

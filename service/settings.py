@@ -83,6 +83,9 @@ class Settings(BaseModel):
     user_states_url: SecretUrl | None = Field(
         None, description="redis:// or rediss:// URL of the ranker's user states; unset: data_dir/state.db"
     )
+    user_states: Literal["here", "beside"] = Field(
+        "here", description="who keeps user states: the ranker itself, or `repl-ranker states` beside it"
+    )
     user_state_ttl_days: float = Field(
         90, gt=0, description="how long a user's state is kept in Redis after its last change, days"
     )
@@ -241,6 +244,16 @@ def check_objective(settings: Settings) -> None:
     """Raise SettingsError unless the usual objective is one of those that are named."""
     if settings.objective not in settings.objectives:
         raise SettingsError("objective is not among objectives", field="objective", value=settings.objective)
+
+
+def require_beside(settings: Settings) -> None:
+    """Raise SettingsError unless log and user states lie where several processes reach them."""
+    for name, wanted in (("log_url", "kafka://…"), ("user_states_url", "redis://…")):
+        if getattr(settings, name) is None:
+            raise SettingsError(
+                "user states can be kept beside the ranker only with a log on Kafka and states in Redis",
+                field=name, value=None, hint=f"set {name} ({wanted}), or user_states = here",
+            )  # fmt: skip
 
 
 def load_settings(config: Path | None = None, **command_line: Any) -> tuple[Settings, dict[str, str]]:

@@ -40,6 +40,10 @@ class Freshness:
         """A user's state could not be read."""
         self._state_failed_at = t
 
+    def user_through(self) -> int | None:
+        """The time (ms) through which user states hold what the log held; None before that is known."""
+        return self._user_through() or None
+
     def reason(self, question: Question) -> str | None:
         """Why an answer is stale: token, log, state, store or trainer; None when it is not."""
         if question.missed_token:
@@ -53,9 +57,9 @@ class Freshness:
     def of(self, question: Question, snapshot: Snapshot, *, count: bool = True) -> Fresh:
         """Ages and staleness of an answer that was made with `snapshot`; counted unless told otherwise."""
         counters, weights = self._replica.through()
-        t, user = question.t, self._user_through()
+        t, user = question.t, self.user_through()
         ages = {
-            "user": max(0, t - user) if user else None,
+            "user": None if user is None else max(0, t - user),
             "counters": None if counters is None else max(0, t - counters),
             "weights": None if weights is None else max(0, t - weights),
         }

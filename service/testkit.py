@@ -159,7 +159,7 @@ class ReplService:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             ends = self.service.log.end_offsets()
-            read = running.consumer.progress.reached({name: ends[name] for name in partitions_in("event", ends)})
+            read = running.read.reached({name: ends[name] for name in partitions_in("event", ends)})
             if read and not running.encoder.waiting and not running.impressions.waiting:
                 return
             time.sleep(0.005)

@@ -9,7 +9,7 @@ from prometheus_client import Histogram
 
 from features.feature_store import FeatureStore
 
-TIMED = ("get", "commit", "offsets")
+TIMED = ("get", "read", "commit", "offsets")
 
 
 class _Timed:
@@ -17,7 +17,7 @@ class _Timed:
 
     def __init__(self, store: FeatureStore, seconds: Histogram) -> None:
         self._store = store
-        for name in TIMED:
+        for name in (one for one in TIMED if hasattr(store, one)):
             setattr(self, name, self._measured(getattr(store, name), seconds.labels(name)))
 
     @staticmethod

@@ -3,60 +3,72 @@
 One thread. It is woken by appends of this process and looks by itself for those of others. What it has applied is
 visible to the next request; it is written to `state.db` and `catalogue.db` a little later, each with the offset it was
 read through, so that a kill only makes it read again.
+
+It runs in the ranker, where it keeps both, or the catalogue alone; and beside it (`states.py`), where it keeps the user
+states of its share of the partitions and writes them at once, for they are served from there.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import Literal
+import time
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from features import events
 from features.catalogue import Catalogue
 from features.errors import LogError, OffsetLost, ReplError, StoreError, WentBack
-from features.event_log import EventLog, dead_letter
+from features.event_log import EventLog
 from features.hash_window import HashWindow
-from features.keys import actor_key, item_key
-from features.records import Many, Offsets, Record, Stream, marked, partitions_in, split_key
+from features.records import Many, Offsets, marked, partitions_in
 from features.schema import Schema
 from service.background import Background
+from service.catalogue_saving import CatalogueSaver
 from service.catalogue_store import CatalogueStore
-from service.encoders import Encoders
+from service.event_applying import STREAM, Applying
 from service.log_positions import LOG, generation_in, log_key, positions_in, to_store
 from service.memory import trim
 from service.metrics import Metrics
 from service.progress import Progress
-from service.settings import Settings
 from service.shared_users import SharedUserStates
+from service.user_state_saving import UserStateSaver
+
+if TYPE_CHECKING:
+    from service.encoders import Encoders
 
 log = logging.getLogger(__name__)
 
-STREAM: Stream = "event"
 Neighbour = Literal["log", "state"]
 POLL_SECONDS = 0.025
 TAIL_SECONDS = 0.2
 """Longest wait of a log that is told of appends."""
 DISCOVER_MS = 30_000
 """Time between two looks for new partitions."""
-WARM_IDS = 20_000
-"""Records of each partition read again at start, to know the ids of what lies just before."""
-FLUSH_MS = 500
-SAVE_MS = 5_000
-LOOK_MS = 1_000
-"""Between two looks at whether the store of user states went back, where nothing is written."""
 MANY = 50_000
 """Events read since the last time from which on a backlog was long, and memory is given back."""
 _BATCH = 2_000
 _SLICE = 32
-_MANY_DIRTY = 5_000
 
 
-def ids_seen(event_log: EventLog, settings: Settings) -> HashWindow | None:
-    """The window of event ids that user states need, where the log itself lets an id be there twice."""
-    if "ids-once" in event_log.promises:
-        return None
-    return HashWindow(settings.dedup_ids, int(settings.dedup_hours * 3_600_000))
+class Share(Protocol):
+    """Which partitions are this process's; may change at any time."""
+
+    @property
+    def mine(self) -> frozenset[str]:
+        """Names of partitions to read."""
+
+    def know(self, names: Collection[str]) -> None:
+        """All partitions that there are."""
+
+    def reads(self, names: Collection[str]) -> None:
+        """These are read now. What was read of all others is written: others may have them."""
+
+
+class Told(Protocol):
+    """Who waits in this process for user states that another one keeps."""
+
+    def seen(self, now: int, positions: Offsets) -> None:
+        """At `now` (ms) the log ended before these offsets."""
 
 
 class UserStateConsumer(Background):
@@ -66,8 +78,8 @@ class UserStateConsumer(Background):
         self,
         event_log: EventLog,
         schema: Schema,
-        users: SharedUserStates,
-        catalogue: Catalogue,
+        users: SharedUserStates | None,
+        catalogue: Catalogue | None,
         store: CatalogueStore | None,
         encoder: Encoders | None,
         offsets: tuple[Offsets | None, Offsets | None],
@@ -75,28 +87,35 @@ class UserStateConsumer(Background):
         metrics: Metrics,
         clock: Callable[[], int],
         seen: HashWindow | None = None,
+        *,
+        share: Share | None = None,
+        told: Told | None = None,
     ) -> None:
-        """offsets: (users, catalogue) as stored (`log_positions.py`); None for users: their store did not say; for the
-        catalogue: another process fills it. seen: ids that counted (the log looks: None)."""
-        self._log, self._schema, self._users, self._catalogue = event_log, schema, users, catalogue
-        self._store, self._encoder = store, encoder
-        self._users_from, self._items_stored = offsets[0] or {}, offsets[1]
-        self._unasked = offsets[0] is None
-        self._items_from: Offsets = {}
-        self._log_key: str | None = None
+        """users: None where another process keeps them. offsets: (users, catalogue) as stored (`log_positions.py`);
+        None for users: their store did not say; for the catalogue: another process fills it. seen: ids that counted
+        (the log looks: None). share: the partitions to read (None: all); told: who waits for states kept elsewhere."""
+        self._log, self._users = event_log, users
+        self._saver = CatalogueSaver(catalogue, store, encoder, lock, clock())
+        self._user_saver = UserStateSaver(users, lock, clock(), at_once=share is not None)
+        self._applying = Applying(event_log, schema, users, catalogue, metrics, clock, seen)
+        self._users_stored, self._items_stored = offsets[0] or {}, offsets[1]
+        if users is None:
+            self._users_stored = offsets[1] or {}
+        self._unasked = users is not None and offsets[0] is None
+        self._share, self._told = share, told
+        self.log_key: str | None = None
+        """The log that is read, as stored beside offsets (`log_positions.py`); None before it was asked."""
         self._generation = 0
         self._lock, self._metrics, self._clock = lock, metrics, clock
         self.progress = Progress()
         self._positions: Offsets = {}
         self._discovered_at: int | None = None
-        self._seen = seen
         self._through = 0
         self._since_relief = 0
-        self._deleted: list[tuple[str, str, int]] = []
-        self._flushed_at = self._saved_at = self._looked_at = clock()
-        self._saved_version = self._encoded_version = catalogue.version
         self.failing: Neighbour | None = None
         """What does not answer at the moment: the log, or the files of user state and catalogue."""
+        self.stepped = time.monotonic()
+        """When the last step ended, well or not."""
         super().__init__("user-state", 30.0)
 
     @property
@@ -118,7 +137,9 @@ class UserStateConsumer(Background):
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            if not self.step():
+            count = self.step()
+            self.stepped = time.monotonic()
+            if not count:
                 self._wake.wait(0.3 if self.failing else POLL_SECONDS)
                 self._wake.clear()
 
@@ -128,24 +149,19 @@ class UserStateConsumer(Background):
             began = self._clock()
             if self._unasked:
                 self._ask()
-            if self._users.unreachable or self.failing == "state":
+            if self._users is not None and (self._users.unreachable or self.failing == "state"):
                 self._users.probe()
             self._discover(began)
+            self._hand_over(began)
             found = self._log.tail(self._positions, _BATCH, TAIL_SECONDS)
             count = sum(map(len, found.records.values()))
             self._take(found)
-            if self._through:  # it had caught up before: what was read is news
-                for records in found.records.values():
-                    self._metrics.delays.applied(records, self._clock())
-            self._blank_deleted()
-            if found.whole:
-                self._through = began
-            if self._encoder is not None and self._catalogue.version != self._encoded_version:
-                self._encoded_version = self._catalogue.version
-                self._encoder.wake()
+            self._tell(found, began)
+            self._applying.blank_deleted()
+            self._saver.encode()
             self._since_relief += count
             caught_up = found.whole and self._since_relief >= MANY
-            self._write(force=caught_up)
+            self._write(force=caught_up, whole=found.whole)
             if caught_up:
                 self._relieve()
         except OffsetLost as error:
@@ -161,51 +177,81 @@ class UserStateConsumer(Background):
             self.failing = None
         return count
 
+    def _tell(self, found: Many, began: int) -> None:
+        """Tell who measures, and who waits, what was read since `began` (ms)."""
+        for records in found.records.values() if self._through else ():  # it had caught up before: this is news
+            if self._told is None:
+                self._metrics.delays.applied(records, self._clock())
+            else:
+                self._metrics.delays.read(records)
+        if found.whole:
+            self._through = began
+            if self._told is not None:
+                self._told.seen(began, dict(self._positions))
+
+    def _hand_over(self, now: int) -> None:
+        """Write and leave the partitions that are another's now; begin with those that are ours, where the store stands
+        and with the states that it holds. Raises StoreError, LogError."""
+        if self._share is None or self._users is None:
+            return
+        mine = self._share.mine
+        if mine == self._positions.keys():
+            self._share.reads(mine)
+            return
+        self._write(force=True)
+        self._user_saver.release()
+        left = self._positions.keys() - mine
+        self._positions = {name: at for name, at in self._positions.items() if name in mine}
+        self._share.reads(self._positions)
+        self._ask()
+        self._applying.users_from = positions_in(self._users_stored, self._generation)
+        self._discovered_at = None
+        self._discover(now)
+        log.info("partitions of user states", extra={"partitions": sorted(self._positions), "left": sorted(left)})
+
     def _discover(self, now: int) -> None:
         """Begin to follow partitions that were not there before. Raises LogError."""
         if self._discovered_at is not None and 0 <= now - self._discovered_at < DISCOVER_MS:
             return
         self._identify()
         starts = self._log.start_offsets()
-        for name in partitions_in(STREAM, starts):
+        every = partitions_in(STREAM, starts)
+        if self._share is not None:
+            self._share.know(every)
+            every = [name for name in every if name in self._share.mine]
+        for name in every:
             if name not in self._positions:
-                readers = [self._users_from] if self._items_stored is None else [self._users_from, self._items_from]
-                first = min(one.get(name, starts[name]) for one in readers)
-                self._warm(name, first, starts[name])
-                self._positions[name] = first
+                self._positions[name] = self._begin(name, starts[name])
         self.progress.advance(self._positions)
         self._discovered_at = now
+
+    def _begin(self, name: str, start: int) -> int:
+        """Where to begin with a partition that begins at `start`. Raises LogError."""
+        first = self._applying.first_of(name, start)
+        if first is None:
+            return self._log.end_offsets()[name]
+        self._applying.warm(name, first, start)
+        return first
 
     def _identify(self) -> None:
         """See which log this is; one that is not that of the stored offsets is read from its start, and told."""
         key = log_key(self._log, STREAM)
-        if key == self._log_key:
+        if key == self.log_key:
             return
-        held = self._users_from if self._log_key is None else self._stored(self._positions)
+        held = self._users_stored if self.log_key is None else self._stored(self._positions)
         generation = generation_in(held, key)
         if key not in held and any(name.startswith(LOG) for name in held):
             log.error("this is another log than that of the user states: it is read from its start")
             self._metrics.failures.labels("log").inc()
-        self._users_from = positions_in(held, generation)
+        self._applying.users_from = positions_in(held, generation)
         if self._items_stored is not None:
-            self._items_from = positions_in(self._items_stored, generation_in(self._items_stored, key))
-        self._log_key, self._generation, self._positions = key, generation, {}
+            of_items = generation_in(self._items_stored, key)
+            self._applying.items_from = positions_in(self._items_stored, of_items)
+        self.log_key, self._generation, self._positions = key, generation, {}
+        self._user_saver.written = self._applying.users_from
 
     def _stored(self, positions: Offsets) -> Offsets:
-        return to_store(positions, self._generation, self._log_key or "")
-
-    def _warm(self, name: str, position: int, first: int) -> None:
-        """Learn the ids of what was read before, so that one that is repeated after a restart counts once."""
-        at, partition = max(first, position - WARM_IDS), split_key(name)[1]
-        while self._seen is not None and at < position:
-            records = self._log.read(STREAM, at, min(_BATCH, position - at), partition)
-            if not records:
-                return
-            for record in records:
-                if record.kind == "interaction":
-                    event = events.from_bytes(record.body)
-                    self._seen.add(events.event_hash(event), record.place, record.effective_time)
-            at = records[-1].offset + 1
+        return to_store(positions, self._generation, self.log_key or "")
 
     def _take(self, found: Many) -> None:
         """Apply what was read, in slices, so that requests get in between."""
@@ -214,15 +260,16 @@ class UserStateConsumer(Background):
                 part = records[start : start + _SLICE]
                 with self._lock:
                     for record in marked(part, self._generation):
-                        self._apply(record, name)
+                        self._applying.apply(record, name)
                 self._positions[name] = part[-1].offset + 1
                 self.progress.advance({name: self._positions[name]})
         self._positions.update(found.reached)
         self.progress.advance(found.reached)
 
     def _ask(self) -> None:
-        """Where to begin, of a store of user states that did not answer before. Raises StoreError."""
-        self._users_from = self._users.store.offsets()
+        """Where the store of user states stands. Raises StoreError."""
+        assert self._users is not None
+        self._users_stored = self._users.store.offsets()
         self._unasked = False
 
     def _fail(self, error: ReplError) -> None:
@@ -236,15 +283,17 @@ class UserStateConsumer(Background):
         unwritten ones too: one may have been read from the store after the loss, and lack what was lost."""
         log.error("user states were lost and are read again", extra={"reason": error.message})
         self._metrics.failures.labels("state").inc()
+        assert self._users is not None
         try:
-            held = self._users.store.offsets()
+            self._ask()
         except StoreError as down:
             self._fail(down)
             return
-        self._items_from = {
-            name: max(at, self._items_from.get(name, 0)) for name, at in self._positions.items()
-        }
-        self._users_from = positions_in(held, self._generation)
+        items = self._applying.items_from
+        if items is not None:
+            self._applying.items_from = {name: max(at, items.get(name, 0)) for name, at in self._positions.items()}
+        self._applying.users_from = positions_in(self._users_stored, self._generation)
+        self._user_saver.written = self._applying.users_from
         self._positions, self._discovered_at = {}, None
         self._users.drop(self._lock)
 
@@ -267,97 +316,16 @@ class UserStateConsumer(Background):
             self._fail(error)
         return len(lost)
 
-    def _apply(self, record: Record, name: str) -> None:
-        offset = record.offset
-        try:
-            if record.kind == "interaction":
-                self._interaction(record, name)
-            elif record.kind == "item" and self._is_for_items(offset, name):
-                event = events.from_bytes(record.body)
-                if isinstance(event, events.ItemEvent):
-                    self._catalogue.apply(event)
-            elif record.kind == "user" and offset >= self._users_from.get(name, 0):
-                event = events.from_bytes(record.body)
-                if isinstance(event, events.UserEvent) and event.op == "delete":
-                    self._users.forget(actor_key(event.user, None), record.place)
-                    if self._users.writes:
-                        self._deleted.append((record.tenant, event.user, record.place))
-            if self._users.writes:
-                self._metrics.consumed.labels(record.kind).inc()
-        except ReplError as error:
-            if isinstance(error, StoreError | LogError):
-                raise
-            self._metrics.failures.labels("event").inc()
-            if self._users.writes:
-                dead_letter(self._log, name, offset, error.message, record.body, record.tenant, self._clock())
-            log.error("an event could not be applied", extra={"offset": offset, "reason": error.message})
-
-    def _blank_deleted(self) -> None:
-        """Blank the records of users whose deletion was just read: again after a kill, until offsets are written."""
-        while self._deleted:
-            count = self._log.blank_user(*self._deleted[0])
-            self._deleted.pop(0)
-            log.info("a user was deleted", extra={"records": count})
-
-    def _is_for_items(self, offset: int, name: str) -> bool:
-        """Whether the catalogue here takes what this record says of items, and has not yet."""
-        return self._items_stored is not None and offset >= self._items_from.get(name, 0)
-
-    def _interaction(self, record: Record, name: str) -> None:
-        event = events.from_bytes(record.body)
-        if not isinstance(event, events.InteractionEvent):
-            return
-        if self._is_for_items(record.offset, name):
-            self._catalogue.intern(event.item)
-        kind = self._schema.behaviour(event.type)
-        key = actor_key(event.user, event.session)
-        if key == 0 or kind < 0:
-            return
-        first = self._first(event, record)  # also of what only the catalogue still has to read: a copy may follow
-        if not first or record.offset < self._users_from.get(name, 0):
-            return
-        state = self._users.get_or_new(key)
-        if state.append(item_key(event.item), kind, record.effective_time, record.place):
-            self._users.put(state)
-
-    def _first(self, event: events.Event, record: Record) -> bool:
-        """Is this the first copy of an event? The same record, read again after a failure or a loss, is."""
-        if self._seen is None:
-            return True
-        key = events.event_hash(event)
-        return self._seen.add(key, record.place, record.effective_time) or self._seen.get(key) == record.place
-
-    def _write(self, force: bool) -> None:
+    def _write(self, *, force: bool, whole: bool = False) -> None:
+        """Write what has changed where it is time; whole: nothing was left to read. Raises StoreError."""
         if self._unasked:  # nothing was read
             return
-        now = self._clock()
-        if force or self._users.dirty >= _MANY_DIRTY or now - self._flushed_at >= FLUSH_MS:
-            if self._users.dirty or (force and self._positions != self._users_from):
-                self._users.flush_beside(self._lock, self._stored(self._positions))
-                self._looked_at = now
-            elif now - self._looked_at >= LOOK_MS:
-                self._users.probe()  # a store that lost some says so, also where nothing is written
-                self._looked_at = now
-            self._flushed_at = now
-        due = force or now - self._saved_at >= SAVE_MS
-        if due and self._store is not None and self._catalogue.version != self._saved_version:
-            self._save()
-            self._saved_at = now
+        now, stored = self._clock(), self._stored(self._positions)
+        self._user_saver.save(self._positions, stored, now, force=force, whole=whole)
+        self._saver.save(stored, now, force=force)
 
     def _relieve(self) -> None:
         """After a long backlog: its users, who asked for nothing, leave memory again."""
         self._since_relief = 0
-        self._users.release(self._lock)
+        self._user_saver.release()
         trim()
-
-    def _save(self) -> None:
-        assert self._store is not None
-        with self._lock:
-            version, positions = self._catalogue.version, dict(self._positions)
-            chunks = self._catalogue.changed_chunks()
-            waiting = self._encoder.collect() if self._encoder is not None else self._catalogue.changed_rows()
-        self._store.save(chunks, self._stored(positions), waiting.astype("int64"))
-        self._catalogue.mark_clean()  # only this thread changes the catalogue
-        self._saved_version = version
-        if self._encoder is not None:
-            self._encoder.wake()

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import ArtifactError, InvalidRequest
-from service.artifact import Manifest, find_base, read_manifest
-from service.doctor_local import SAMPLE
+from service.artifact import SAMPLE, Manifest, find_base, read_manifest
 from service.settings import Settings
 from service.weight_version import HEADS, Version
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from service.artifact import Artifact, find_base, load_artifact
+from service.artifact import SAMPLE, Artifact, find_base, load_artifact
 from service.base_fetch import fetch, tidy
-from service.engine import SAMPLE, find_installed
+from service.engine import find_installed
 from service.settings import Settings
 
 

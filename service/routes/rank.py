@@ -11,16 +11,17 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from features.records import decode_token, partitions_in
+from features.keys import actor_key
+from features.records import Offsets, decode_token, partitions_in
 from service import answer_bytes, filters, openapi, requests
 from service.answers import RankAnswer, RankRows
 from service.arms import arm_of
 from service.core import Service
+from service.event_applying import STREAM
 from service.http import answer, request_id
 from service.ranked import Question, Ranked
 from service.routes import examples
 from service.unranked import unranked
-from service.user_state_consumer import STREAM
 
 INLINE = 1_000
 """Candidates (and exclusions) ranked on the event loop; more go to the one worker thread."""
@@ -30,16 +31,22 @@ INLINE_EXPLAINED = 20
 Ask = requests.RankRequest | requests.RetrieveRequest
 
 
-async def wait_for(service: Service, token: str | None, wait_ms: int | None) -> bool:
-    """Wait until user states hold what the token names; False when time ran out. InvalidInput for a bad token."""
-    if token is None:
-        return True
-    token_offsets = decode_token(token)
-    wanted = {name: token_offsets[name] for name in partitions_in(STREAM, token_offsets)}
-    longest = service.settings.wait_ms
-    seconds = min(longest if wait_ms is None else wait_ms, longest) / 1000
-    progress = service.running.consumer.progress
-    return progress.reached(wanted) or await progress.wait(wanted, seconds)
+def wanted_of(token: str | None) -> Offsets:
+    """What user states have to hold for a request with this token. InvalidInput for a bad one."""
+    offsets = {} if token is None else decode_token(token)
+    return {name: offsets[name] for name in partitions_in(STREAM, offsets)}
+
+
+async def wait_for(service: Service, question: Question, wanted: Offsets, seconds: float) -> bool:
+    """Wait until user states hold what lies before `wanted`; False when time ran out. Where they are kept beside this
+    process, the question's is read on the way."""
+    running = service.running
+    if running.watch is None:
+        progress = running.consumer.progress
+        return progress.reached(wanted) or await progress.wait(wanted, seconds)
+    key = actor_key(question.user, question.session)
+    question.known, reached = await running.watch.state(key, wanted, seconds)
+    return reached
 
 
 def question_of(service: Service, ask: Ask, rid: str) -> Question:
@@ -71,7 +78,9 @@ async def columns_for(service: Service, conditions: Sequence[requests.Condition]
 
 async def wait_and_date(service: Service, question: Question, ask: Ask) -> None:
     """Wait for the request's token, then read the clock: in this order, so that what it waited for lies before."""
-    question.missed_token = not await wait_for(service, ask.after, ask.wait_ms)
+    wanted, longest = wanted_of(ask.after), service.settings.wait_ms
+    seconds = min(longest if ask.wait_ms is None else ask.wait_ms, longest) / 1000
+    question.missed_token = not await wait_for(service, question, wanted, seconds)
     question.t = service.clock()
 
 

@@ -39,9 +39,9 @@ class KafkaShop:
         self.ports = {"a": free_port(), "b": free_port()}
 
     def start(self, name: str) -> None:
-        """Start `learner`, `standby`, `a` or `b` (again)."""
+        """Start `learner`, `standby`, `a`, `b`, or one whose name begins with `states` (again)."""
         words = {"learner": ["learn"], "standby": ["learn", "--standby"]}.get(name)
-        words = words or ["serve", "--port", str(self.ports[name])]
+        words = ["states"] if name.startswith("states") else words or ["serve", "--port", str(self.ports[name])]
         known = {key: value for key, value in os.environ.items() if not key.startswith("REPL_")}
         with self.output(name).open("ab") as file:
             self.children[name] = subprocess.Popen(
@@ -52,15 +52,16 @@ class KafkaShop:
     def output(self, name: str) -> Path:
         return self.place / f"{name}.log"
 
-    def open(self) -> None:
-        """Start everything, send the items, and wait until all of it is served."""
-        for name in ("a", "b", "learner"):
+    def open(self, *others: str) -> None:
+        """Start both rankers and `others` (else the learner), send the items, and wait until all of it is served."""
+        for name in ("a", "b", *(others or ("learner",))):
             self.start(name)
         for name in ("a", "b"):
             self.until(lambda name=name: self.call(name, "GET", "/health/ready")[0] == 200, 120, f"{name} is ready")
         self.send("a", *({"event": "item", "item": one, "fields": {"title": f"lamp {one}"}} for one in ITEMS))
         for name in ("a", "b"):
-            self.until(lambda name=name: self.rank(name, "nobody")["version"] >= 1, 120, "versions are served")
+            if "learner" in self.children:
+                self.until(lambda name=name: self.rank(name, "nobody")["version"] >= 1, 120, "versions are served")
             self.until(lambda name=name: self.call(name, "GET", "/v1/items?ids=i7")[1]["items"], 60, "items are known")
 
     def call(self, name: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:

@@ -16,10 +16,11 @@ from deploy.local.servers import ServerError
 from service.testkit import BASE
 from tests.conftest import unavailable
 from trainer.bench import crash_proof
-from trainer.bench.crash import storm
+from trainer.bench.crash import BESIDE, storm
 from trainer.bench.crash_calm import grown
-from trainer.bench.crash_faults import KINDS, plan
+from trainer.bench.crash_faults import kinds_of, plan
 from trainer.bench.crash_ledger import Answer, Answers, Ledger
+from trainer.bench.crash_stack import RANKERS
 
 FAULTS, LONGEST = 26, 5.0
 
@@ -33,7 +34,7 @@ def test_faults_lose_nothing_repeat_nothing_and_leave_nobody_without_an_answer(t
     print(json.dumps(report, indent=1, default=str))
     assert report["wrong"] == []
     assert report["faults"] == FAULTS
-    assert len(report["by_kind"]) == len(KINDS)
+    assert len(report["by_kind"]) == len(kinds_of(BESIDE))
     assert report["trained"] > 500
     assert report["versions"] > 50
     assert min(report[name] for name in ("duplicates", "dead_lettered", "dropped_by_policy", "stale")) > 0
@@ -44,7 +45,10 @@ def test_faults_lose_nothing_repeat_nothing_and_leave_nobody_without_an_answer(t
 
 def test_a_plan_is_a_function_of_its_seed_and_has_every_kind() -> None:
     assert plan(26, 5, 5.0) == plan(26, 5, 5.0) != plan(26, 6, 5.0)
-    assert {(fault.kind, fault.part) for fault in plan(len(KINDS), 5, 5.0)} == set(KINDS)
+    for beside in ((), BESIDE, RANKERS):
+        kinds = kinds_of(beside)
+        assert {(fault.kind, fault.part) for fault in plan(len(kinds), 5, 5.0, beside)} == set(kinds)
+        assert len(kinds) == 13 + 2 * len(beside)
 
 
 # the proof itself would not be worth much if it could not fail

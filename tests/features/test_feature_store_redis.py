@@ -71,6 +71,17 @@ def test_a_state_is_one_round_trip(store: RedisFeatureStore, client: redis.Redis
     assert commands() - before == 2 + 1, "a GET each, and our own INFO"
 
 
+def test_a_state_and_the_offsets_it_is_asked_with_are_one_round_trip(store: RedisFeatureStore) -> None:
+    assert store.read(5, ["event/0"]) == (None, {})
+    store.commit([state_of(5, 1, 2)], [], {"event/0": 2, "event/1": 9})
+    trips = []
+    ask = store._place.read
+    store._place.read = lambda doing, queue: trips.append(doing) or ask(doing, queue)  # type: ignore[method-assign, func-returns-value]
+    found, offsets = store.read(5, ["event/1", "event/7"])
+    assert found is not None
+    assert (found.items.tolist(), offsets, len(trips)) == ([1, 2], {"event/1": 9}, 1)
+
+
 def test_a_state_lives_as_long_as_the_setting_says(store: RedisFeatureStore, client: redis.Redis, tenant: str) -> None:
     store.commit([state_of(5, 1)], [], {"event/0": 1})
     left: Any = client.ttl(name(tenant, 5))

@@ -33,6 +33,7 @@ EVERYTHING: dict[str, Any] = {
     "base": {"existingClaim": "bases"},
     "ranker": {"nodeSelector": {"disk": "ssd"}, "tolerations": [{"operator": "Exists"}]},
     "trainer": {"storage": {"className": "fast"}, "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}]},
+    "states": {"replicas": 3, "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}]},
     "networkPolicy": {
         "from": [{"namespaceSelector": {"matchLabels": {"team": "shop"}}}],
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
@@ -192,6 +193,9 @@ def test_what_the_values_say_is_what_runs(everything: dict[tuple[str, str], dict
     values = {entry["name"]: entry.get("value") for entry in env}
     wanted = {f"REPL_{name.upper()}": json.dumps(value) for name, value in EVERYTHING["settings"].items()}
     assert wanted.items() <= values.items()
+    states = everything["Deployment", "-states"]["spec"]
+    assert (states["replicas"], values["REPL_USER_STATES"]) == (3, "beside")
+    assert states["template"]["spec"]["containers"][0]["command"] == ["repl-ranker", "states"]
     peers = everything["NetworkPolicy", "-ranker"]["spec"]["ingress"][0]["from"]
     assert [list(peer) for peer in peers] == [["namespaceSelector"], ["namespaceSelector"]]
 

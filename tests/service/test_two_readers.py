@@ -23,7 +23,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.shared_users import SharedUserStates
 from service.testkit import BASE, ManualClock
-from service.user_state_consumer import LOOK_MS, UserStateConsumer
+from service.user_state_consumer import UserStateConsumer
+from service.user_state_saving import LOOK_MS
 from tests.conftest import fresh_tenant
 from tests.redis_server import RedisServer
 

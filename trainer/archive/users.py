@@ -24,9 +24,9 @@ from features.keys import actor_key, item_key
 from features.records import Offsets, Record, marked, partitions_in, split_key
 from features.schema import Schema
 from service.catalogue_store import CatalogueStore
+from service.event_applying import ids_seen
 from service.log_positions import generation_in, log_key, positions_in, to_store
 from service.settings import Settings
-from service.user_state_consumer import ids_seen
 from trainer.archive.seam import check
 from trainer.bases import current_base
 

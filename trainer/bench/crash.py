@@ -1,5 +1,6 @@
-"""Bench of faults: a real Kafka, a real Redis, trainer and two rankers under load, killed, stopped and filled up at
-seeded random moments; then the proof that nothing was lost, nothing counted twice, and nobody went without an answer.
+"""Bench of faults: a real Kafka, a real Redis, trainer, two rankers and a consumer of user states beside one of them,
+under load, killed, stopped and filled up at seeded random moments; then the proof that nothing was lost, nothing
+counted twice, and nobody went without an answer.
 
 `repl-ranker bench crash` runs it for hundreds of faults, `tests/e2e/test_crash_suite.py` the same engine for CI.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from trainer.bench.crash_faults import Storm, plan
 from trainer.bench.crash_ledger import Answers
 from trainer.bench.crash_load import ITEMS, Asker, Generator, HttpShop, KafkaShop, now_ms
 from trainer.bench.crash_proof import Proof, accounts, replayed, user_states, whole
-from trainer.bench.crash_stack import RANKERS, Stack, wait_until
+from trainer.bench.crash_stack import RANKERS, Stack, beside_of, wait_until
 from trainer.bench.server import children_of, temporary_data
 
 SETTLE_SECONDS = 120.0
+BESIDE = RANKERS[1:]
+"""Rankers whose user states are kept beside them, unless the settings say that of all."""
 ASKED = 40
 CAPACITY = "20000"
 """Shown items that the join holds: some two minutes' worth, so that it is full when memory is first looked at."""
@@ -62,7 +65,10 @@ def run(
     with all that did not."""
     base = Path(str(children_of(settings)["base_dir"]))
     with temporary_data() as place:
-        report = storm(place, base, faults, seed, longest, pause, minutes=minutes, progress=progress)
+        report = storm(
+            place, base, faults, seed, longest, pause,
+            minutes=minutes, progress=progress, beside=beside_of(settings) or BESIDE,
+        )  # fmt: skip
     if report["wrong"]:
         raise ReplError("the crash bench found: " + "; ".join(report["wrong"]), hint=f"its figures: {report}")
     return report
@@ -70,11 +76,11 @@ def run(
 
 def storm(
     place: Path, base: Path, faults: int, seed: int, longest: float, pause: float, *,
-    minutes: float = 0.0, progress: Callable[[int, int], None] | None = None,
+    minutes: float = 0.0, progress: Callable[[int, int], None] | None = None, beside: Sequence[str] = BESIDE,
 ) -> dict[str, Any]:  # fmt: skip
     """Figures, and under `wrong` what did not add up. Raises RuntimeError where the stack did not survive."""
     began, answers = time.monotonic(), Answers()
-    stack = Stack(place, base, answers, REPL_PURCHASE_WAIT_MS="3000", REPL_JOIN_CAPACITY=CAPACITY)
+    stack = Stack(place, base, answers, beside, REPL_PURCHASE_WAIT_MS="3000", REPL_JOIN_CAPACITY=CAPACITY)
     try:
         stack.open()
         _stock(stack)
@@ -83,7 +89,7 @@ def storm(
             one.start()
         tell = progress or (lambda done, total: None)
         weather, calm, opened = Storm(stack, answers), Calm(stack), time.monotonic()
-        weather.run(plan(faults, seed, longest), tell)
+        weather.run(plan(faults, seed, longest, beside), tell)
         calm.run(minutes, tell)
         stormed = time.monotonic()
         _end(stack, load)
@@ -134,7 +140,10 @@ def _end(stack: Stack, load: list[Generator]) -> None:
     died = [f"{one.name}: {one.error}" for one in load if one.error]
     if late or died:
         raise RuntimeError(f"load that did not end: {late}; load that failed: {died}")
-    with closing(open_log(stack.settings)) as log, closing(open_weight_store(stack.settings)) as store:
+    with (
+        closing(open_log(stack.settings)) as log, closing(open_weight_store(stack.settings)) as store,
+        closing(open_feature_store(stack.settings)) as states,
+    ):  # fmt: skip
         ends = {name: at for name, at in log.end_offsets().items() if name.startswith(("event/", "served/"))}
 
         def learned() -> bool:
@@ -148,6 +157,11 @@ def _end(stack: Stack, load: list[Generator]) -> None:
             return f"log {ends}, learned {latest and latest.offsets}, {store.status().get('waiting')}"
 
         wait_until(learned, SETTLE_SECONDS, where)
+        kept = {name: at for name, at in ends.items() if name.startswith("event/")} if stack.beside else {}
+        wait_until(
+            lambda: kept.items() <= states.offsets().items(), SETTLE_SECONDS,
+            lambda: f"log {ends}, user states kept beside {states.offsets()}",
+        )  # fmt: skip
 
 
 def _prove(stack: Stack, base: Path, load: list[Generator], watch: Watch) -> Proof:

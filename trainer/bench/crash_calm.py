@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from trainer.bench.crash_stack import RANKERS, TRAINER, Stack
+from trainer.bench.crash_stack import RANKERS, STATES, TRAINER, Stack
 from trainer.bench.server import resident_mb
 
 EVERY_SECONDS = 15.0
@@ -25,7 +25,7 @@ class Calm:
     """`memory`: by process, [MB once warm, MB at the end]."""
 
     def __init__(self, stack: Stack) -> None:
-        self._stack, self._names = stack, (*RANKERS, TRAINER, "redis")
+        self._stack, self._names = stack, (*RANKERS, *(STATES[one] for one in stack.beside), TRAINER, "redis")
         self._samples: dict[str, list[float]] = {name: [] for name in self._names}
 
     def run(self, minutes: float, tell: Callable[[int, int], None]) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainer.bench.crash_ledger import Answers
-from trainer.bench.crash_stack import RANKERS, SERVERS, TRAINER, Stack
+from trainer.bench.crash_stack import RANKERS, SERVERS, STATES, TRAINER, Stack
 
-PARTS = (TRAINER, *RANKERS, *SERVERS)
 AT_ONCE = 3
 SETTLED_STALE = 3.0
 """Seconds of an outage of Redis after which answers have to say that they are stale."""
@@ -31,20 +30,18 @@ class Fault:
     seconds: float
 
 
-KINDS = (
-    *(("kill", part) for part in PARTS),
-    *(("stop", part) for part in PARTS),
-    ("full", "redis"),
-    ("disk", TRAINER),
-    ("disk", RANKERS[0]),
-)
+def kinds_of(beside: Sequence[str]) -> list[tuple[str, str]]:
+    """What befalls which part, where these rankers have their user states kept beside them."""
+    parts = (TRAINER, *RANKERS, *(STATES[ranker] for ranker in beside), *SERVERS)
+    every = [(kind, part) for kind in ("kill", "stop") for part in parts]
+    return [*every, ("full", "redis"), ("disk", TRAINER), ("disk", RANKERS[0])]
 
 
-def plan(count: int, seed: int, longest: float) -> list[Fault]:
+def plan(count: int, seed: int, longest: float, beside: Sequence[str] = ()) -> list[Fault]:
     """`count` faults; stops last from 3 s to `longest`, more often short ones."""
-    rnd, found = random.Random(seed), list[Fault]()
+    rnd, found, kinds = random.Random(seed), list[Fault](), kinds_of(beside)
     while len(found) < count:
-        for kind, part in rnd.sample(KINDS, len(KINDS)):
+        for kind, part in rnd.sample(kinds, len(kinds)):
             seconds = rnd.uniform(0.0, 1.5) if kind == "kill" else 3.0 + (longest - 3.0) * rnd.random() ** 2
             if (kind, part) == ("stop", "redis"):
                 seconds = max(seconds, SETTLED_STALE + 1.5)  # long enough to see what answers say

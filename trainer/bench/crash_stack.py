@@ -1,5 +1,5 @@
-"""A real Kafka, a real Redis, the trainer and two rankers as processes, and what can be done to them. It chooses no
-moment and proves nothing.
+"""A real Kafka, a real Redis, the trainer and two rankers as processes, with consumers of user states beside some of
+them, and what can be done to them. It chooses no moment and proves nothing.
 
 A process that is started while a server is away ends with status 1 and says why (docs/redis.md); here, as under any
 supervisor, it is started again. One that ends at another time, or otherwise, has failed. Every process has a data
@@ -32,6 +32,8 @@ from trainer.bench.server import free_port
 
 PARTITIONS = 3
 TRAINER, RANKERS, SERVERS = "trainer", ("ranker-a", "ranker-b"), ("kafka", "redis")
+STATES = {"ranker-a": "states-a", "ranker-b": "states-b"}
+"""A consumer of user states for each ranker that does not keep them itself; they share the partitions."""
 KEPT = ("--save", "", "--appendonly", "yes", "--appendfsync", "everysec")
 FULL = 4_096
 READY_SECONDS = 120.0
@@ -42,12 +44,13 @@ EXCUSED_SECONDS = 20.0
 class Stack:
     """`ports` of the rankers; `settings` as any of the processes has them."""
 
-    def __init__(self, place: Path, base: Path, answers: Answers, **more: str) -> None:
+    def __init__(self, place: Path, base: Path, answers: Answers, beside: Sequence[str] = (), **more: str) -> None:
+        """beside: rankers whose user states others keep; more: environment of all processes."""
         servers = importlib.import_module("deploy.local.servers")  # of the source tree: only benches and tests need it
         self.place, self.answers = place, answers
         self.kafka, self.redis = servers.Kafka(place / "kafka"), servers.Redis(place / "redis", options=KEPT)
         self.servers: dict[str, Any] = {"kafka": self.kafka, "redis": self.redis}
-        self.base, self._more = base, more
+        self.base, self.beside, self._more = base, beside, more
         self.ports = {name: free_port() for name in RANKERS}
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.RLock()
@@ -70,16 +73,19 @@ class Stack:
         given = {key[5:].lower(): value for key, value in self.environment.items() if key.startswith("REPL_")}
         self.settings = Settings.model_validate(given | {"data_dir": self.place / "proof"})
         make_kafka_topics(self.settings, PARTITIONS, 1)
-        for name in processes:
+        for name in (*(STATES[ranker] for ranker in self.beside), *processes):
             self.start(name)
         for name in processes:
             if name in RANKERS:
                 self.until_ready(name)
 
     def start(self, name: str) -> None:
-        """Start trainer or ranker (again)."""
-        words = ["learn"] if name == TRAINER else ["serve", "--port", str(self.ports[name])]
+        """Start trainer, ranker or consumer of user states (again)."""
+        words = ["learn"] if name == TRAINER else ["states"]
+        if name in RANKERS:
+            words = ["serve", "--port", str(self.ports[name])]
         known = {key: value for key, value in os.environ.items() if not key.startswith("REPL_")}
+        known["REPL_USER_STATES"] = "beside" if name in self.beside else "here"
         with self._lock, self.output(name).open("ab") as file:
             self._killed.discard(name)
             self.children[name] = subprocess.Popen(
@@ -214,6 +220,11 @@ class Stack:
             _ended(child)
         for server in self.servers.values():
             server.kill()  # its data go anyway
+
+
+def beside_of(settings: Settings) -> Sequence[str]:
+    """The rankers whose user states these settings want kept beside them: all or none."""
+    return RANKERS if settings.user_states == "beside" else ()
 
 
 def _ended(child: subprocess.Popen[bytes], seconds: float = 30.0) -> None:

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import service
 from features.errors import ArtifactError
-from service.artifact import find_base
-from service.engine import SAMPLE
+from service.artifact import SAMPLE, find_base
 from service.settings import Settings
 from trainer.bench.client import RawClient
 

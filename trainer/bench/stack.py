@@ -14,7 +14,7 @@ from pathlib import Path
 
 from service.settings import Settings
 from trainer.bench.crash_ledger import Answers
-from trainer.bench.crash_stack import RANKERS, TRAINER, Stack
+from trainer.bench.crash_stack import RANKERS, TRAINER, Stack, beside_of
 from trainer.bench.server import Ranker, children_of, temporary_data
 
 EVERYTHING = (*RANKERS, TRAINER)
@@ -37,7 +37,7 @@ def stack_of(settings: Settings, processes: Sequence[str] = EVERYTHING) -> Itera
         "REPL_REDIS_TIMEOUT_MS": str(settings.redis_timeout_ms),
     }  # fmt: skip
     with temporary_data() as place:
-        made = Stack(place, base, Answers(), **usual)
+        made = Stack(place, base, Answers(), beside_of(settings) if RANKERS[0] in processes else (), **usual)
         try:
             made.open(processes)
             yield made

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from features.errors import ArtifactError, InvalidRequest
 from features.event_log import EventLog
 from features.schema import Schema
-from service.artifact import find_base, read_manifest
-from service.engine import SAMPLE
+from service.artifact import SAMPLE, find_base, read_manifest
 from service.experiment_settings import ExperimentSettings
 from service.settings import Settings
 from trainer.experiments.statistics import Difference, Ratio, difference, mismatch, moments, ratio
