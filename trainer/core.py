@@ -215,8 +215,7 @@ class Core:
         arrivals = self.arrivals
         arrivals.take_served(batch["served"])
         ordered = sorted((record.effective_time, record.place, record) for record in batch["event"])
-        for t, _, record in ordered:
-            arrivals.take(record, t)
+        arrivals.take_all(ordered)
         self.v, self.offsets = v, _farthest(self.offsets, cut.offsets)
         self.watermark = max(self.watermark, cut.watermark)
         arrivals.release(self.watermark - self.rules.hold_ms)
@@ -226,6 +225,7 @@ class Core:
         self.rollout.end_cut(v, sum(map(len, batch.values())))
         self._finish(outcome, kind, push.weights, push.held, arrivals.taken_ops(), created)
         self._total(batch)
+        self.served.end_cut()
         return outcome
 
     def _blank(self, v: int, cut: Cut) -> Version:

@@ -35,7 +35,8 @@ class Join(Labels):
         rank = self.rankings.next
         deadline = shown.t + JOIN_WAIT_MS if shown.waiting else 0
         row = (shown.hash, shown.t, self.shown.next, n, shown.offset, deadline, shown.actor, shown.surface)
-        self.rankings.fixed[self.rankings.append(1)[0]] = row
+        self.rankings.append(1)
+        self.rankings.fixed[rank % self.rules.capacity] = row
         self._ranking_of[shown.hash] = rank
         slots = self.shown.append(n)
         fixed = self.shown.fixed
@@ -170,10 +171,13 @@ class Join(Labels):
 
     def _slot(self, rank: int, item: int) -> int | None:
         row = self.rankings.fixed[rank % self.rules.capacity]
-        slots = self.shown.slots(int(row["first"]), int(row["n"]))
-        fixed = self.shown.fixed[slots]
-        found = slots[(fixed["item"] == item) & (fixed["ranking"] == rank)]
-        return int(found[0]) if len(found) else None
+        first, fixed = int(row["first"]), self.shown.fixed
+        places = self.shown.span(first, int(row["n"]))
+        for k in (fixed["item"][places] == item).nonzero()[0].tolist():
+            slot: int = (first + k) % self.shown.capacity
+            if fixed["ranking"][slot] == rank:  # not overwritten since
+                return slot
+        return None
 
     def _label(self, t: int, row: np.void, slot: int, item: int, behaviour: int) -> None:
         if not CLICK <= behaviour <= BOUGHT:
@@ -196,7 +200,9 @@ class Join(Labels):
         oldest = self.clicks.next - self.rules.clicks
         if oldest >= 0:
             self._evict_click(oldest)
-        number, at = self.clicks.next, int(self.clicks.append(1)[0])
+        number = self.clicks.next
+        at = number % self.rules.clicks
+        self.clicks.append(1)
         shown = self.shown.fixed[slot]
         self.clicks.fixed[at] = (
             shown["item"], shown["category"], row["hash"], t, row["t"], row["offset"], shown["control"]

@@ -141,6 +141,10 @@ class Labels(JoinState):
 
     def _score(self, slots: NDArray[np.int64], ring: Ring, head: str) -> None:
         """Have rows scored that wait in a batch, before they are taken, corrected or settled."""
+        if len(slots) == 1:
+            one = ring.live[slots[0]]
+            if one["state"] != REJECTED and not one["early"]:
+                return
         live = ring.live[slots]
         if (((live["state"] == REJECTED) | live["early"]) & np.isnan(live["scored"])).any():
             self.learner.heads[head].flush(self.observe)

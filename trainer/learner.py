@@ -83,10 +83,12 @@ class HeadLearner:
         """Items were shown at t (ms), f16 (n, d); again: with other inputs than at first.
 
         Returns how the weights of now see them, SEEN (n,): nan where that is no number."""
-        sound = np.isfinite(z).all(axis=1)
+        finite = np.isfinite(z)
+        sound = slice(None) if finite.all() else finite.all(axis=1)
+        inputs = z[sound].astype(np.float64, order="C")
         seen = np.full(len(z), np.nan, SEEN)
-        inputs = z[sound].astype(np.float64)
-        found = np.stack([inputs @ self.kalman.mean, inputs @ self.frozen])
+        found = np.empty((2, len(inputs)))
+        found[0], found[1] = inputs @ self.kalman.mean, inputs @ self.frozen
         known = bool(len(inputs)) and bool(np.isfinite(found[0]).all())
         if known:
             seen["p"][sound] = p = sigmoid(found[0])
@@ -101,8 +103,9 @@ class HeadLearner:
     def add(self, z: NDArray[np.float16], rows: NDArray[np.void], observe: Callable[[Scored], None]) -> None:
         """Take examples in order: z f16 (n, d), rows of EXAMPLE (n,). Rows with a z that is not finite are
         dropped and counted. `observe` is called with each batch that fills up."""
-        sound = np.isfinite(z).all(axis=1)
-        if not sound.all():
+        finite = np.isfinite(z)
+        if not finite.all():
+            sound = finite.all(axis=1)
             self.poisoned += int(len(z) - sound.sum())
             z, rows = z[sound], rows[sound]
         start = 0

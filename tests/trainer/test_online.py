@@ -301,14 +301,14 @@ def test_a_deleted_user_is_gone_from_state_and_log(desk: Desk) -> None:
     key = actor_key("u", None)
     found = desk.store.latest_checkpoint()
     assert found is not None
-    assert desk.store.user_state(key, found.version) is not None
+    assert desk.store.user_states([key], found.version)[0] is not None
     before = desk.store.latest().v  # type: ignore[union-attr]
     desk.add(UserEvent(id="gone", timestamp=desk.clock.now, user="u", op="delete"))
     desk.run(trainer, 12_000)
     desk.add(click("c3", desk.clock.now, "i1", None, user="other"))
     desk.run(trainer, 400)
     assert trainer.core.users.get(key) is None
-    assert desk.store.user_state(key, found.version) is None
+    assert desk.store.user_states([key], found.version)[0] is None
     assert next(record.kind for record in desk.log.read("event", 20)) == "blank"
     assert before < desk.store.latest().v  # type: ignore[union-attr]
 
