@@ -170,6 +170,7 @@ class Core:
             generation=self.generation,
             first_cut=self.first_cut,
             configured=self.configured,
+            kept=learning.join.kept,
         )
 
     def adopt(self, meta: Meta, *, learned: bool) -> None:
@@ -178,7 +179,7 @@ class Core:
         self.offsets, self.totals = dict(meta.offsets), dict(meta.totals)
         self.log, self.generation, self.first_cut = dict(meta.log), meta.generation, meta.first_cut
         self.configured = meta.configured or meta.base
-        self.learning.skipped = list(meta.skipped)
+        self.learning.skipped, self.learning.join.kept = list(meta.skipped), meta.kept
         self.arrivals.skips = {name: list(ranges) for name, ranges in meta.skips.items()}
         if not learned:
             self.learning.hold.drop(TIMERS)
@@ -207,9 +208,9 @@ class Core:
         learner, gate and the weights to serve. A cut never goes back: one that an ousted trainer wrote does nothing."""
         outcome = Outcome(self._blank(v, cut), b"", False)
         kind: Kind = "start" if v == 1 else "push"
-        self.learning.join.begin(v)
+        self.learning.join.begin(v, cut.kept)
         batch = {stream: marked(records, self.generation) for stream, records in batch.items()}
-        self.rollout.begin_cut(v)
+        self.rollout.begin_cut(v, cut.kept)
         for record in batch["control"]:
             kind = self._control.obey(record, cut, outcome) or kind
         arrivals = self.arrivals

@@ -16,6 +16,7 @@ from trainer.join_rows import ACCEPTED, OPEN, REJECTED
 from trainer.join_state import JoinState
 from trainer.learner import EARLY, EXAMPLE, SETTLED, Scored
 from trainer.rings import Ring
+from trainer.thinning import draws
 
 
 class Labels(JoinState):
@@ -51,7 +52,7 @@ class Labels(JoinState):
         rows = self._rows(ring, slots, t, label=1.0, teach=teach)
         rows["since"] = since
         if corrects:
-            rows["seq"], rows["scored"] = -1, live["scored"][slot]
+            rows["seq"], rows["scored"], rows["more"] = -1, live["scored"][slot], live["more"][slot]
             rows["back"] = live["scored"][slot] if teach else 0.0
         elif np.isfinite(ring.z[slot]).all():
             rows["phase"], live["early"][slot] = EARLY, True
@@ -95,12 +96,15 @@ class Labels(JoinState):
         self._settle("purchase", self.clicks, at, t, teach=teach)
 
     def _negatives(self, head: str, ring: Ring, slots: NDArray[np.int64], t: int, teach: bool) -> None:
-        rows = self._rows(ring, slots, t, label=0.0, teach=teach)
         ring.live["state"][slots] = REJECTED
         ring.live["cut"][slots] = self.cut
         ring.live["untaught"][slots] = not teach
         ring.live["scored"][slots] = np.nan
         ring.touch(slots)
+        if ring is self.shown and self.kept < 1.0:
+            slots = self._thin(slots)
+        rows = self._rows(ring, slots, t, label=0.0, teach=teach)
+        rows["more"] = ring.live["more"][slots]
         sound = np.isfinite(ring.z[slots]).all(axis=1)
         ring.live["scored"][slots[~sound]] = 0.0
         ring.live["untaught"][slots[~sound]] = True
@@ -117,13 +121,24 @@ class Labels(JoinState):
         mine = np.isnan(ring.live["scored"][slots])
         p = sigmoid(scored.live[kept])
         lost = ~np.isfinite(p)
+        p *= 1.0 + scored.rows["more"][kept]
         ring.live["scored"][slots[mine]] = np.where(lost, 0.0, p)[mine]
         ring.live["untaught"][slots[mine & lost]] = True
         ring.touch(slots)
 
-    def begin(self, cut: int) -> None:
-        """Start of a cut."""
-        self.cut = cut
+    def _thin(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of a ranking's negatives that are learned, for all of them; of the others nothing is taken back."""
+        live, fixed = self.shown.live, self.shown.fixed[slots]
+        rank = int(fixed["ranking"][0]) % self.rules.capacity
+        keep = draws(int(self.rankings.fixed["hash"][rank]), fixed["item"]) < self.kept
+        live["more"][slots] = np.where(keep, 1.0 / self.kept - 1.0, -1.0)
+        live["scored"][slots[~keep]] = 0.0
+        self.count("thinned", int((~keep).sum()))
+        return slots[keep]
+
+    def begin(self, cut: int, kept: float = 1.0) -> None:
+        """Start of a cut that learns this share of its negatives."""
+        self.cut, self.kept = cut, kept
         for head, stats in (("click", self.gate.stats), ("purchase", self.gate.purchase)):
             self.learner.heads[head].lead.expect(*stats.sums[SHORT, [CLICKS, N]].tolist())
 

@@ -12,7 +12,7 @@ import msgspec
 
 from trainer.gate import Gate
 from trainer.hold import Hold
-from trainer.join_rows import LABEL, NO_COLUMNS, PENDING, RANKING, SHOWN, Act, JoinRules, Shown
+from trainer.join_rows import LABEL, LABEL_1, NO_COLUMNS, PENDING, RANKING, SHOWN, Act, JoinRules, Shown
 from trainer.learner import Learner
 from trainer.rings import Ring
 
@@ -30,6 +30,7 @@ class JoinState:
     taught: Callable[[int], bool]
     counts: dict[str, int] = field(default_factory=dict)
     cut: int = 0
+    kept: float = 1.0  # share of the negatives of this cut that are learned
     infer: Callable[[int, list[Act]], Shown | None] | None = None  # `infer_shown`, see `Join._infer`
 
     def __post_init__(self) -> None:
@@ -38,9 +39,9 @@ class JoinState:
     def clear(self) -> None:
         """Forget all that waits (another base: its inputs are none of the new one's)."""
         rules = self.rules
-        self.shown = Ring(rules.capacity, SHOWN, LABEL, self.d)
+        self.shown = Ring(rules.capacity, SHOWN, LABEL, self.d, former=LABEL_1)
         self.rankings = Ring(rules.capacity, RANKING, NO_COLUMNS, 0)
-        self.clicks = Ring(rules.clicks, PENDING, LABEL, self.d)
+        self.clicks = Ring(rules.clicks, PENDING, LABEL, self.d, former=LABEL_1)
         self._ranking_of: dict[int, int] = {}
         self._first_ranking = 0
         self._click_of: dict[tuple[int, int], int] = {}

@@ -26,7 +26,12 @@ def _chunks_of(places: Places | int) -> Places | int:
 class Ring:
     """`fixed`, `live`: structured arrays [capacity]; `z`: f16 [capacity, d], d ≥ 0; `next`: rows so far."""
 
-    def __init__(self, capacity: int, fixed: np.dtype[np.void], live: np.dtype[np.void], d: int) -> None:
+    def __init__(
+        self, capacity: int, fixed: np.dtype[np.void], live: np.dtype[np.void], d: int,
+        *, former: np.dtype[np.void] | None = None,
+    ) -> None:  # fmt: skip
+        """former: `live` as an earlier release wrote it; what that lacks is 0."""
+        self._former = former
         self.capacity = capacity
         self.next = 0
         self.fixed = np.zeros(capacity, fixed)
@@ -105,8 +110,17 @@ class Ring:
             data, size = chunks[f"z/{k}"], n * self.fixed.itemsize
             self.fixed[part] = np.frombuffer(data[:size], self.fixed.dtype)
             self.z[part] = np.frombuffer(data[size:], np.float16).reshape(n, -1)
-            self.live[part] = np.frombuffer(chunks[f"live/{k}"], self.live.dtype)
+            self._restore_live(part, chunks[f"live/{k}"])
         self.mark_clean()
+
+    def _restore_live(self, part: slice, data: bytes) -> None:
+        former, rows = self._former, self.live[part]
+        if former is None or len(data) != len(rows) * former.itemsize:
+            rows[:] = np.frombuffer(data, rows.dtype)
+            return
+        rows[:] = 0
+        for name in former.names or ():
+            rows[name] = np.frombuffer(data, former)[name]
 
     def digest(self) -> str:
         """sha256 over the rows held."""

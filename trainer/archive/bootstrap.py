@@ -128,6 +128,10 @@ class Bootstrap(OnlineTrainer):
         self.cuts += 1
         super()._replay(record)
 
+    def _kept(self, batch: Batch, now: int) -> float:
+        """As far behind as it is, nobody waits for it: nothing is thinned for that."""
+        return self._settings.negatives_kept
+
     def _count(self, total: int) -> None:
         self._progress(min(total, self.core.totals.get("event", 0)), total)
 
