@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.hold import INFER, NEGATIVE, PURCHASE, RETRY
+from trainer.hold import INFER, NEGATIVE, PURCHASE, RETRY, SERVED
 from trainer.join_labels import Labels
 from trainer.join_rows import ACCEPTED, BOUGHT, CLICK, JOIN_WAIT_MS, OPEN, Act, JoinRules, Shown
 
@@ -72,6 +72,7 @@ class Join(Labels):
         self.shown.rewrite(slots)
         row["deadline"] = 0
         self.rankings.rewrite(np.array([rank % self.rules.capacity]))
+        self._wait_no_longer(ranking)
         return True
 
     def waiting(self, ranking: int) -> Shown | None:
@@ -143,11 +144,26 @@ class Join(Labels):
             return 0, 0
         row = self.rankings.fixed[rank % self.rules.capacity]
         if not again and row["deadline"] and t < row["deadline"] - self.rules.hold:
-            due = int(row["deadline"]) - self.rules.hold
-            self.hold.push(due, RETRY, (t, ranking, item, behaviour, offset))
+            self._await(int(row["deadline"]) - self.rules.hold, ranking, (t, item, behaviour, offset))
         else:
             self._label(t, row, slot, item, behaviour)
         return int(self.shown.fixed["position"][slot]), int(row["surface"])
+
+    def _await(self, due: int, ranking: int, act: Act) -> None:
+        """The served record of this ranking may still come, until `due`: its label waits for the inputs."""
+        t, item, behaviour, offset = act
+        if not self.rules.at_once:
+            self.hold.push(due, RETRY, (t, ranking, item, behaviour, offset))
+            return
+        acts = self._early.setdefault(ranking, [])
+        if not acts:
+            self.hold.push(due, SERVED, ranking)
+        acts.append(act)
+
+    def _wait_no_longer(self, ranking: int) -> None:
+        """The served record of this ranking has come, or will not."""
+        for t, item, behaviour, offset in self._early.pop(ranking, []):
+            self.act(t, ranking, item, behaviour, offset, again=True)
 
     def _gather(self, ranking: int, act: Act) -> None:
         """No `ranking` event came: what was shown is inferred once the time for a negative is over."""
@@ -250,6 +266,8 @@ class Join(Labels):
                 self._reject_click(int(payload), due)
         elif kind == INFER:
             self._infer(int(payload))
+        elif kind == SERVED:
+            self._wait_no_longer(int(payload))
         elif kind == RETRY:
             t, ranking, item, behaviour, offset = payload
             self.act(int(t), ranking, item, behaviour, offset, again=True)

@@ -49,6 +49,7 @@ class JoinRules:
     hold: int = 5_000
     capacity: int = 200_000
     clicks: int = 50_000
+    at_once: bool = True  # labels that wait for a served record follow when it comes; else when its time is over
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class JoinState:
         self._first_ranking = 0
         self._click_of: dict[tuple[int, int], int] = {}
         self._unshown: dict[int, list[Act]] = {}
+        self._early: dict[int, list[Act]] = {}  # by ranking: they wait for its served record
 
     def count(self, name: str, n: int = 1) -> None:
         """Add to a counter of the status."""
@@ -62,8 +63,8 @@ class JoinState:
 
     def changed_chunks(self) -> dict[str, bytes]:
         """Chunks changed since `mark_clean`."""
-        counts, unshown = sorted(self.counts.items()), list(self._unshown.items())
-        scalars = (self._first_ranking, counts, unshown)
+        waiting = list(self._unshown.items()), list(self._early.items())
+        scalars = (self._first_ranking, sorted(self.counts.items()), *waiting)
         found = {"counts": msgspec.msgpack.encode(scalars)}
         for name, ring in self._rings().items():
             found.update({f"{name}/{part}": data for part, data in ring.changed_chunks().items()})
@@ -86,10 +87,10 @@ class JoinState:
             start = f"{name}/"
             mine = [part for part in chunks if part.startswith(start)]
             ring.restore({part.removeprefix(start): chunks[part] for part in mine})
-        form = tuple[int, list[tuple[str, int]], list[tuple[int, list[Act]]]]
-        self._first_ranking, counts, unshown = msgspec.msgpack.decode(chunks["counts"], type=form)
-        self._unshown = dict(unshown)
+        self._first_ranking, counts, *waiting = msgspec.msgpack.decode(chunks["counts"])
         self.counts = dict(counts)
+        acts = [dict(msgspec.convert(part, list[tuple[int, list[Act]]])) for part in waiting]
+        self._unshown, self._early = acts[0], acts[1] if len(acts) > 1 else {}  # an earlier release wrote one
         for rank in range(self._first_ranking, self.rankings.next):
             self._ranking_of[int(self.rankings.fixed["hash"][rank % self.rules.capacity])] = rank
         for number in range(self.clicks.oldest, self.clicks.next):

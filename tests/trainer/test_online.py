@@ -438,6 +438,21 @@ def test_other_settings_are_a_record(desk: Desk) -> None:
     assert third.core.rules == again.core.rules
 
 
+def test_a_newer_form_of_labels_is_a_record(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that an earlier release began is followed in its form, and goes on in the newest one from a record on."""
+    monkeypatch.setattr("trainer.rules.FORM", 1)
+    trainer = desk.trainer()
+    learn_shop(desk, trainer, 10)
+    assert not trainer.core.learning.join.rules.at_once
+    monkeypatch.undo()
+    again = desk.trainer()
+    assert not again.core.learning.join.rules.at_once
+    desk.run(again, 400)
+    assert again.core.learning.join.rules.at_once
+    learn_shop(desk, again, 10, seed=3)
+    assert desk.trainer().differing == []
+
+
 def test_another_base_starts_from_its_prior_and_keeps_the_rest(desk: Desk, tmp_path: Path) -> None:
     trainer = desk.trainer()
     learn_shop(desk, trainer, 20)

@@ -108,7 +108,7 @@ class Bootstrap(OnlineTrainer):
                 f"the archive began with base {began.base}, which is not here", field="base_dir",
                 hint="put it back under DATA_DIR/base: cuts are repeated with the base that learned from them",
             )  # fmt: skip
-        rules = msgspec.structs.asdict(Rules.of(self._settings)) | began.rules
+        rules = msgspec.structs.asdict(Rules.of(self._settings)) | {"form": 1} | began.rules
         return self._core(base, msgspec.convert(rules, Rules))
 
     def _first(self) -> None:
