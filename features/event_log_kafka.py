@@ -25,6 +25,7 @@ from kafka.net.compat import KafkaNetClient
 
 from features.errors import LogError, OffsetLost
 from features.event_log import Clock, Promise, system_clock
+from features.event_log_kafka_batches import taken_apart
 from features.event_log_kafka_errors import hint, said
 from features.event_log_kafka_pool import Budget, Readers, chunks
 from features.event_log_kafka_reading import Taken, gather, stand, tail
@@ -301,7 +302,7 @@ class KafkaEventLog:
             _end(producer, self._seconds)
 
     def _make_reader(self) -> Any:
-        return _made(
+        made = _made(
             KafkaConsumer,
             **self._options,
             group_id=None,
@@ -314,6 +315,7 @@ class KafkaEventLog:
             fetch_max_wait_ms=200,
             metrics_enabled=False,
         )
+        return taken_apart(made)
 
 
 def make_topics(address: KafkaAddress, plans: Mapping[Stream, TopicPlan], replication: int = 1) -> list[str]:

@@ -22,6 +22,7 @@ from features.events import to_bytes as event_bytes
 Stream = Literal["event", "served", "dead-letter", "cut", "control"]
 STREAMS: tuple[Stream, ...] = ("event", "served", "dead-letter", "cut", "control")
 VERSION = 1
+THINNED = 2  # of a cut that learns a share of its negatives
 TOKEN_PARTITIONS = 8
 MAX_TOKEN = 256
 
@@ -178,19 +179,27 @@ def _version() -> int:
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """Where the trainer cut the streams: it learns up to `offsets` (exclusive), with timers at `watermark` (ms)."""
+    """Where the trainer cut the streams: it learns up to `offsets` (exclusive), with timers at `watermark` (ms).
+    `kept`: the share of negatives that it learns (`trainer/thinning.py`)."""
 
     offsets: Offsets
     watermark: int
     v: int = msgspec.field(default_factory=_version)
+    kept: float = 1.0
 
     def to_bytes(self) -> bytes:
-        return msgspec.json.encode(self)
+        """JSON. Where nothing is thinned it is that of version 1, which knows no `kept`; else version 2, so that a
+        trainer that would learn all of it refuses."""
+        whole = {"offsets": self.offsets, "watermark": self.watermark, "v": VERSION}
+        return msgspec.json.encode(whole if self.kept == 1.0 else whole | {"v": THINNED, "kept": self.kept})
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Cut:
-        """Raises LogError where the record is no cut of this version."""
-        return _versioned(msgspec.json.decode, body, cls, "cut")
+        """Raises LogError where the record is no cut of a version known here."""
+        found = _versioned(msgspec.json.decode, body, cls, "cut", THINNED)
+        if not 0.0 < found.kept <= 1.0:
+            raise LogError(f"not a cut: it keeps a share of {found.kept:g}", hint="it goes to the dead-letter stream")
+        return found
 
 
 class ServedRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -253,14 +262,16 @@ class _Versions(msgspec.Struct):
     v: int = VERSION
 
 
-def _versioned(decode: Any, body: bytes, kind: type[_Versioned], name: str) -> _Versioned:
+def _versioned(
+    decode: Any, body: bytes, kind: type[_Versioned], name: str, newest: int = VERSION
+) -> _Versioned:
     try:
         version = decode(body, type=_Versions).v
-        found: _Versioned | None = decode(body, type=kind) if version <= VERSION else None
+        found: _Versioned | None = decode(body, type=kind) if version <= newest else None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LogError(f"not a {name}: {error}", hint="it goes to the dead-letter stream") from error
     if found is None:
         raise LogError(
-            f"{name} of format version {version}; this code reads {VERSION}", hint="update this process first"
+            f"{name} of format version {version}; this code reads {newest}", hint="update this process first"
         )
     return found

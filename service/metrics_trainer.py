@@ -26,6 +26,7 @@ class TrainerMetrics:
         self._lag = gauge("repl_trainer_lag_seconds", "how far its watermark is behind the clock, as it said last")
         self._rate = gauge("repl_trainer_events_per_second", "events learned a second, over ten seconds")
         self._waiting = gauge("repl_trainer_waiting", "what the trainer keeps waiting, by queue", "queue")
+        self._kept = gauge("repl_trainer_negatives_kept", "share of shown items without a click that it learns now")
         self._records = gauge("repl_trainer_records", "records read so far, by stream", "stream")
         self._labels = gauge("repl_trainer_labels", "what became of impressions and labels so far", "outcome")
         self._differing = gauge("repl_trainer_differing_versions", "versions that a replay did not repeat to the bit")
@@ -38,6 +39,7 @@ class TrainerMetrics:
         self._heartbeat.set(math.nan if heartbeat is None else max(0, now - heartbeat) / 1_000)
         self._lag.set(_number(status.get("lag_ms")) / 1_000)
         self._rate.set(_number(status.get("events_per_second")))
+        self._kept.set(_number(status.get("negatives_kept")))
         self._differing.set(len(status["differing"]) if "differing" in status else math.nan)
         waiting = status.get("waiting") or {}
         for queue in QUEUES:

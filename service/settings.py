@@ -184,6 +184,15 @@ class Settings(BaseModel):
     join_capacity: int = Field(
         200_000, ge=100, description="shown items whose inputs wait for labels, at most"
     )
+    negatives_kept: float = Field(
+        1.0, ge=1 / 64, le=1, description="share of shown items without a click that is learned, by the inverse weight"
+    )
+    thin_to: float = Field(
+        1.0, ge=1 / 64, le=1, description="the same at least, while the trainer is behind; 1: not thinned for that"
+    )
+    thin_after_ms: int = Field(
+        30_000, ge=1_000, description="how far behind its log the trainer is when it begins to thin"
+    )
     process_noise: float = Field(
         1e-7, ge=0, description="variance added to each weight a second of event time"
     )

@@ -7,7 +7,7 @@ is worth is the gate's matter (`trainer/gate.py`), what is kept is `weight_keepi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -123,8 +123,8 @@ class WeightStore(Protocol):
         """The chunks of a checkpoint whose names start with `prefix`, by name without it."""
         ...
 
-    def user_state(self, key: int, checkpoint: int) -> bytes | None:
-        """The trainer's state of a user as of a checkpoint (its version number)."""
+    def user_states(self, keys: Sequence[int], checkpoint: int) -> list[bytes | None]:
+        """The trainer's states of these users as of a checkpoint (its version number); None where there is none."""
         ...
 
     def thin(self, now: int, keep: Collection[int] = ()) -> dict[str, int]:

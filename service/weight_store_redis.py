@@ -7,7 +7,7 @@ keys in `weight_redis_keys.py`. docs/redis.md says what a Redis that dies may lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -35,13 +35,17 @@ from service.weight_version import FORMAT, Checkpoint, CheckpointWrite, Heartbea
 
 READ_AT_ONCE = 16
 
-_STATE_AS_OF = """
-local best, field = -1, false
-for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
-  local v = tonumber(name)
-  if v <= tonumber(ARGV[1]) and v > best then best, field = v, name end
+_STATES_AS_OF = """
+local found = {}
+for k, key in ipairs(KEYS) do
+  local best, field = -1, false
+  for _, name in ipairs(redis.call('HKEYS', key)) do
+    local v = tonumber(name)
+    if v <= tonumber(ARGV[1]) and v > best then best, field = v, name end
+  end
+  found[k] = field and redis.call('HGET', key, field)
 end
-return field and redis.call('HGET', KEYS[1], field)
+return found
 """
 
 
@@ -68,7 +72,7 @@ class RedisWeightStore:
         self._writer = Writer(self._place, self._keys)
         self._committer = Committer(self._place, self._keys, self._writer)
         self._thinner = Thinner(self._place, self._keys, self._writer, keeping or Keeping(), max_bytes)
-        self._script = self._place.client.register_script(_STATE_AS_OF)
+        self._script = self._place.client.register_script(_STATES_AS_OF)
         self._known = False
         self._newest: tuple[bytes, Version] | None = None
         self._news = News(self._place, self._keys.news)
@@ -314,11 +318,14 @@ class RedisWeightStore:
         found = self._chunks(sorted(set(wanted.values())))
         return {name.removeprefix(prefix): found[sha] for name, sha in wanted.items()}
 
-    def user_state(self, key: int, checkpoint: int) -> bytes | None:
-        name = self._keys.user(key)
-        with self._place.errors("read a user state of the trainer"):
-            found = self._script(keys=[name], args=[checkpoint])
-        return None if found is None else unseal_state(name, bytes(found))
+    def user_states(self, keys: Sequence[int], checkpoint: int) -> list[bytes | None]:
+        answer: list[bytes | None] = []
+        for names in batches([self._keys.user(key) for key in keys]):
+            with self._place.errors("read user states of the trainer"):
+                found = self._script(keys=names, args=[checkpoint])
+            pairs = zip(names, found, strict=True)
+            answer += [None if body is None else unseal_state(name, bytes(body)) for name, body in pairs]
+        return answer
 
     def heartbeat(self) -> Heartbeat | None:
         (found,) = self._read("read the heartbeat", lambda pipe: pipe.hget(self._keys.meta, "heartbeat"))

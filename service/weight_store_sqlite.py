@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -208,13 +208,13 @@ class EmbeddedWeightStore:
         wanted = {name: sha for name, sha in checkpoint.chunks.items() if name.startswith(prefix)}
         return {name.removeprefix(prefix): self.chunk(sha) for name, sha in wanted.items()}
 
-    def user_state(self, key: int, checkpoint: int) -> bytes | None:
+    def user_states(self, keys: Sequence[int], checkpoint: int) -> list[bytes | None]:
         query = (
             "SELECT body FROM trainer_states WHERE key = ? AND checkpoint <= ? "
             "ORDER BY checkpoint DESC LIMIT 1"
         )
-        rows = self._rows(query, _signed(key), checkpoint)
-        return rows[0][0] if rows else None
+        found = [self._rows(query, _signed(key), checkpoint) for key in keys]
+        return [rows[0][0] if rows else None for rows in found]
 
     def thin(self, now: int, keep: Collection[int] = ()) -> dict[str, int]:
         ages = self._rows("SELECT v, created, v IN (SELECT v FROM checkpoints) FROM versions ORDER BY v")

@@ -7,6 +7,7 @@ the log only and knows neither cuts nor versions.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from trainer.states import TrainerStates
 
 Keys = NDArray[np.uint64]
 Held = tuple[Any, ...]
+AT_ONCE = 1_000  # records whose actors' states are read in one go
 ITEMS = 200_000  # whose row and key are remembered
 
 
@@ -90,18 +92,30 @@ class Arrivals:
             if self.shadow is not None:
                 self.shadow.served(key, found, record)
 
-    def take(self, record: Record, t: int) -> None:
-        """One record of the stream `event`, at its effective time t."""
+    def take_all(self, records: Iterable[tuple[int, int, Record]]) -> None:
+        """Records of the stream `event` as (effective time, place, record), in order."""
+        waiting = iter(records)
+        while part := list(islice(waiting, AT_ONCE)):
+            read = [(t, record, event) for t, _, record in part if (event := self._event(record)) is not None]
+            acts = [event for _, _, event in read if isinstance(event, events.InteractionEvent)]
+            self.users.load(dict.fromkeys(actor_key(event.user, event.session) for event in acts))
+            for t, record, event in read:
+                self._take(event, record, t)
+
+    def _event(self, record: Record) -> events.Event | None:
+        """The event of a record; None where it holds none (any more)."""
         if record.kind == "blank":
-            return
+            return None
         if record.kind == UNREADABLE:
             self.dead.append((record, "no record of ours, and no event"))
-            return
+            return None
         try:
-            event = events.from_bytes(record.body)
+            return events.from_bytes(record.body)
         except ReplError as error:
             self.dead.append((record, error.message))
-            return
+            return None
+
+    def _take(self, event: events.Event, record: Record, t: int) -> None:
         if not self.dedup.add(events.event_hash(event), record.place, t):
             self.learning.join.count("duplicates")
             return

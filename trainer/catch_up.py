@@ -46,6 +46,7 @@ class CatchUp:
         times = [one.effective_time if one.imported else one.append_time for one in mine]
         shadow.watermark = max([shadow.watermark, *times])
         shadow.release(shadow.watermark - hold)
+        self.served.end_cut()
         return all(shadow.cursor.get(name, 0) >= at for name, at in wanted.items())
 
     def _part(self, end: Offsets, budget: int) -> dict[str, list[Record]]:

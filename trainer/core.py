@@ -17,39 +17,28 @@ import numpy as np
 
 from features.assembler import Assembler, ZLayout
 from features.catalogue import Catalogue
-from features.errors import SchemaError, UnknownVersion
+from features.errors import SchemaError
 from features.event_log import EventLog
 from features.hash_window import HashWindow
 from features.ops import Ops
 from features.realtime import RealtimeConfig, RealtimeState
-from features.records import (
-    MAX_PARTITIONS,
-    Cut,
-    Offsets,
-    Record,
-    Stream,
-    marked,
-    partitions_in,
-    place,
-    split_key,
-)
+from features.records import Cut, Offsets, Record, marked
 from service.artifact import Artifact
 from service.last_layer import term_bounds
 from service.scorer import Scorer
-from service.weight_store import Kind, Version, decode_weights
+from service.weight_store import Kind, Version
 from trainer.arrivals import Arrivals
+from trainer.control import Control
 from trainer.cuts import Batch
-from trainer.gate import PRIOR
 from trainer.meta import Meta
 from trainer.publish import TIMERS, Learning
 from trainer.reconstruct import Reconstructor
-from trainer.rollout import KINDS, Rollout, base_needed
+from trainer.rollout import Rollout, base_needed
 from trainer.rules import Rules
 from trainer.served import ServedIndex
 from trainer.states import TrainerStates
 
 log = logging.getLogger(__name__)
-EVENT: Stream = "event"
 MAX_CHANGES = 1 << 20  # bytes of ops that a version carries; replicas reload instead
 WeightsOf = Callable[[int], Version]
 BaseOf = Callable[[str], Artifact | None]
@@ -102,7 +91,7 @@ class Core:
         self.dedup = HashWindow(rules.dedup_ids, int(rules.dedup_hours * 3_600_000))
         self.served = ServedIndex(event_log)
         self.catalogue = Catalogue(artifact.schema, realtime.max_items)
-        self._weights_of, self._base_of = weights_of, base_of
+        self.weights_of, self.base_of = weights_of, base_of
         self.v = 0
         self.weights_version = 0
         self.watermark = 0
@@ -116,10 +105,11 @@ class Core:
         self.learning = self.new_learning(artifact)
         self._use(artifact)
         self.rollout = Rollout(self)
+        self._control = Control(self)
 
     def base(self, sha256: str, url: str) -> Artifact:
         """A base that records of the log speak of, fetched where it is not here. Raises ArtifactError."""
-        found = self._base_of(sha256)
+        found = self.base_of(sha256)
         if found is None and url and self.fetch is not None:
             found = self.fetch(sha256, url, (self.artifact.sha256, self.configured))
         return base_needed(found, sha256)
@@ -146,7 +136,7 @@ class Core:
         """This pair answers from now on, and all arrivals teach it."""
         self.artifact, self.learning = artifact, learning
         self.arrivals.use(learning, reconstruct, artifact.sha256, artifact.manifest.hidden)
-        self._set_infer()
+        self.set_infer()
 
     def _use(self, artifact: Artifact) -> None:
         self.artifact = artifact
@@ -154,9 +144,10 @@ class Core:
             self.catalogue, self.realtime, self.users, self.dedup, self.served, self.learning,
             self.reconstructor(artifact), artifact.sha256, artifact.manifest.hidden,
         )  # fmt: skip
-        self._set_infer()
+        self.set_infer()
 
-    def _set_infer(self) -> None:
+    def set_infer(self) -> None:
+        """Whether answers without a `ranking` event are inferred, as the rules say."""
         self.learning.join.infer = self.arrivals.infer if self.rules.infer_shown else None
 
     def meta(self) -> Meta:
@@ -179,6 +170,7 @@ class Core:
             generation=self.generation,
             first_cut=self.first_cut,
             configured=self.configured,
+            kept=learning.join.kept,
         )
 
     def adopt(self, meta: Meta, *, learned: bool) -> None:
@@ -187,7 +179,7 @@ class Core:
         self.offsets, self.totals = dict(meta.offsets), dict(meta.totals)
         self.log, self.generation, self.first_cut = dict(meta.log), meta.generation, meta.first_cut
         self.configured = meta.configured or meta.base
-        self.learning.skipped = list(meta.skipped)
+        self.learning.skipped, self.learning.join.kept = list(meta.skipped), meta.kept
         self.arrivals.skips = {name: list(ranges) for name, ranges in meta.skips.items()}
         if not learned:
             self.learning.hold.drop(TIMERS)
@@ -216,16 +208,15 @@ class Core:
         learner, gate and the weights to serve. A cut never goes back: one that an ousted trainer wrote does nothing."""
         outcome = Outcome(self._blank(v, cut), b"", False)
         kind: Kind = "start" if v == 1 else "push"
-        self.learning.join.begin(v)
+        self.learning.join.begin(v, cut.kept)
         batch = {stream: marked(records, self.generation) for stream, records in batch.items()}
-        self.rollout.begin_cut(v)
+        self.rollout.begin_cut(v, cut.kept)
         for record in batch["control"]:
-            kind = self._control(record, cut, outcome) or kind
+            kind = self._control.obey(record, cut, outcome) or kind
         arrivals = self.arrivals
         arrivals.take_served(batch["served"])
         ordered = sorted((record.effective_time, record.place, record) for record in batch["event"])
-        for t, _, record in ordered:
-            arrivals.take(record, t)
+        arrivals.take_all(ordered)
         self.v, self.offsets = v, _farthest(self.offsets, cut.offsets)
         self.watermark = max(self.watermark, cut.watermark)
         arrivals.release(self.watermark - self.rules.hold_ms)
@@ -235,6 +226,7 @@ class Core:
         self.rollout.end_cut(v, sum(map(len, batch.values())))
         self._finish(outcome, kind, push.weights, push.held, arrivals.taken_ops(), created)
         self._total(batch)
+        self.served.end_cut()
         return outcome
 
     def _blank(self, v: int, cut: Cut) -> Version:
@@ -271,105 +263,7 @@ class Core:
         for stream, records in batch.items():
             self.totals[stream] = self.totals.get(stream, 0) + len(records)
 
-    # control records: they take effect at the start of the cut that covers them
-
-    def _control(self, record: Record, cut: Cut, outcome: Outcome) -> Kind | None:
-        try:
-            body = msgspec.json.decode(record.body, type=dict[str, Any])
-            if record.kind in KINDS:
-                return "base" if self.rollout.obey(record.kind, body, record.place, outcome) else None
-            return self._obey(record.kind, body, cut, outcome)
-        except (msgspec.MsgspecError, KeyError, TypeError, ValueError, UnknownVersion) as error:
-            self.learning.join.count("control_refused")
-            outcome.dead.append((record, f"control record refused: {error}"))
-            log.error("a control record was refused", extra={"offset": record.offset, "reason": str(error)})
-            if self.learning.gate.state.wanted is not None:
-                self.learning.gate.state.wanted["to"] = PRIOR
-            return None
-
-    def _obey(self, kind: str, body: dict[str, Any], cut: Cut, outcome: Outcome) -> Kind | None:
-        if kind in ("pin", "unpin"):
-            if kind == "pin":
-                self._earlier(int(body["version"]))
-            outcome.pins[int(body["version"])] = kind == "pin"
-        elif kind == "rollback":
-            return self._roll_back(body, cut, outcome)
-        elif kind == "skip":
-            self._skip(str(body["applies_to"]), self._ranges(body))
-        elif kind == "base":
-            return self._change_base(str(body["sha256"]), outcome)
-        elif kind == "settings":
-            self._change_rules(body)
-        else:
-            raise ValueError(f"unknown kind {kind!r}")
-        return None
-
-    def _roll_back(self, body: dict[str, Any], cut: Cut, outcome: Outcome) -> Kind | None:
-        if body.get("base") not in (None, self.artifact.sha256):
-            return None  # a gate asked for it whose pair answers no more: there it has been done
-        to, means, start = int(body["to"]), None, Offsets()
-        version = None if to == PRIOR else self._earlier(to)
-        if version is not None:
-            weights = version.weights_of(self.artifact.sha256)
-            if weights is None:
-                raise ValueError(f"version {to} is of another base")
-            means, start = decode_weights(weights), version.offsets
-            outcome.keep.append(to)
-        skip = self._ranges(body.get("skip") or {"from": start, "to": cut.offsets})
-        self.learning.roll_back(to, means, self.watermark, skip)
-        if body.get("by") != "gate":  # the pair beside has a gate of its own
-            self.rollout.roll_back(to, version, skip)
-        self.learning.join.count("rollbacks")
-        outcome.checkpoint = True
-        return "rollback"
-
-    def _earlier(self, v: int) -> Version:
-        """A version from before this cut. One that did not exist when the record was met is refused by number, or
-        a replay, when it does exist, would do otherwise."""
-        if not v <= self.v:
-            raise ValueError(f"version {v} did not exist yet")
-        return self._weights_of(v)
-
-    def _skip(self, what: str, skipped: list[tuple[int, int]]) -> None:
-        if what == "weights":
-            self.learning.skip(skipped)
-            self.rollout.skip(skipped)
-        else:
-            self.arrivals.skips[what] += skipped
-
-    def _ranges(self, skip: Mapping[str, Any]) -> list[tuple[int, int]]:
-        """A {from, to} of offset maps as ranges of places of the event stream, one a partition that `to` names."""
-        found = []
-        for name in partitions_in(EVENT, skip["to"]):
-            partition = split_key(name)[1] | self.generation * MAX_PARTITIONS
-            start, end = int(skip["from"].get(name, 0)), int(skip["to"][name])
-            found.append((place(partition, start), place(partition, end)))
-        if not found:
-            raise ValueError("a range names no partition of the stream event")
-        return found
-
-    def _change_rules(self, body: dict[str, Any]) -> None:
-        changed = {name: body[name] for name in Rules.__struct_fields__ if name in body}
-        rules = msgspec.convert(msgspec.structs.asdict(self.rules) | changed, Rules)
-        resized = rules.join_capacity != self.rules.join_capacity
-        self.rules = rules
-        self.learning.follow(
-            rules.join(), noise=rules.process_noise, rate=rules.learning_rate, resized=resized
-        )
-        self.rollout.follow_rules(resized=resized)
-        self._set_infer()
-
-    def _change_base(self, sha256: str, outcome: Outcome) -> Kind | None:
-        if sha256 == self.artifact.sha256:
-            self.configured = sha256
-            return None
-        artifact = self._base_of(sha256)
-        if artifact is None:
-            raise ValueError(f"base {sha256} is not here")
-        self.configured = sha256
-        self.change_base(artifact)
-        outcome.checkpoint = True
-        return "base"
+    # another base
 
     def require_schema(self, artifact: Artifact, which: str, field: str) -> None:
         """Raises SchemaError where a base was trained with another schema than that of this log's catalogue."""

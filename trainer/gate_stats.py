@@ -77,6 +77,7 @@ class GateStats:
         p, live, frozen = (np.ascontiguousarray(rows["seen"][name]) for name in ("p", "live", "frozen"))
         add_rows(
             rows["label"] > 0, np.ascontiguousarray(rows["phase"]), np.isnan(rows["scored"]), p, live, frozen, age,
+            1.0 + rows["more"],
             np.ascontiguousarray(rows["control"]), category, np.ascontiguousarray(scored.frozen), np.array(TAUS_MS),
             LONG if frozen_long else LONG + 1, _RANGE, self.sums, self.flow, self.histogram,
         )  # fmt: skip

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-EVENT, RETRY, NEGATIVE, PURCHASE, INFER = range(5)
+EVENT, RETRY, NEGATIVE, PURCHASE, INFER, SERVED = range(6)
 """Kinds: a held event; a label that had to wait; a ranking whose unclicked items become negatives; a click
-that becomes a purchase negative; an answer whose shown items are inferred from its clicks."""
+that becomes a purchase negative; an answer whose shown items are inferred from its clicks; a ranking whose served
+record did not come: its labels wait no longer."""
 
 SHOWN, DONE = range(2)
 """What a held event is: the items that a ranking showed, or what somebody did."""

@@ -1,78 +1,26 @@
 """The label join: shown items wait for what their users do, and become examples, each exactly once.
 
 Times are event times (ms) as released by the hold, so the wall clock has no part. The rules are those of
-docs/joins-and-delays.md. It neither reads the log nor computes z, and leaves learning to `learner.py`.
+docs/joins-and-delays.md. What it holds stands in `join_state.py`, what becomes of a row in `join_labels.py`. It neither
+reads the log nor computes z, and leaves learning to `learner.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.last_layer import sigmoid
-from trainer.gate import Gate
-from trainer.gate_stats import CLICKS, SHORT, N
-from trainer.hold import INFER, NEGATIVE, PURCHASE, RETRY, Hold
-from trainer.join_rows import (
-    ACCEPTED,
-    BOUGHT,
-    CLICK,
-    JOIN_WAIT_MS,
-    LABEL,
-    NO_COLUMNS,
-    OPEN,
-    PENDING,
-    RANKING,
-    REJECTED,
-    SHOWN,
-    Act,
-    JoinRules,
-    Shown,
-)
-from trainer.learner import EARLY, EXAMPLE, SETTLED, Learner, Scored
-from trainer.rings import Ring
+from trainer.hold import INFER, NEGATIVE, PURCHASE, RETRY, SERVED
+from trainer.join_labels import Labels
+from trainer.join_rows import ACCEPTED, BOUGHT, CLICK, JOIN_WAIT_MS, OPEN, Act, JoinRules, Shown
 
 __all__ = ["Act", "Join", "JoinRules", "Shown"]
 
 
-@dataclass
-class Join:
-    """Rings of shown items and of clicks, and the rules that label them. `taught(offset)` says whether
-    what the event at `offset` showed may move the weights."""
-
-    d: int
-    rules: JoinRules
-    learner: Learner
-    gate: Gate
-    hold: Hold
-    taught: Callable[[int], bool]
-    counts: dict[str, int] = field(default_factory=dict)
-    cut: int = 0
-    infer: Callable[[int, list[Act]], Shown | None] | None = None  # `infer_shown`, see `_infer`
-
-    def __post_init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget all that waits (another base: its inputs are none of the new one's)."""
-        rules = self.rules
-        self.shown = Ring(rules.capacity, SHOWN, LABEL, self.d)
-        self.rankings = Ring(rules.capacity, RANKING, NO_COLUMNS, 0)
-        self.clicks = Ring(rules.clicks, PENDING, LABEL, self.d)
-        self._ranking_of: dict[int, int] = {}
-        self._first_ranking = 0
-        self._click_of: dict[tuple[int, int], int] = {}
-        self._unshown: dict[int, list[Act]] = {}
-
-    def count(self, name: str, n: int = 1) -> None:
-        """Add to a counter of the status."""
-        if n:
-            self.counts[name] = self.counts.get(name, 0) + n
+class Join(Labels):
+    """Shown items and what was done with them, in the order in which the hold lets them out."""
 
     # what is shown
 
@@ -87,7 +35,8 @@ class Join:
         rank = self.rankings.next
         deadline = shown.t + JOIN_WAIT_MS if shown.waiting else 0
         row = (shown.hash, shown.t, self.shown.next, n, shown.offset, deadline, shown.actor, shown.surface)
-        self.rankings.fixed[self.rankings.append(1)[0]] = row
+        self.rankings.append(1)
+        self.rankings.fixed[rank % self.rules.capacity] = row
         self._ranking_of[shown.hash] = rank
         slots = self.shown.append(n)
         fixed = self.shown.fixed
@@ -123,6 +72,7 @@ class Join:
         self.shown.rewrite(slots)
         row["deadline"] = 0
         self.rankings.rewrite(np.array([rank % self.rules.capacity]))
+        self._wait_no_longer(ranking)
         return True
 
     def waiting(self, ranking: int) -> Shown | None:
@@ -168,12 +118,6 @@ class Join:
             self._first_ranking += 1
         self._score(slots, ring, "click")
 
-    def _score(self, slots: NDArray[np.int64], ring: Ring, head: str) -> None:
-        """Have rows scored that wait in a batch, before they are taken, corrected or settled."""
-        live = ring.live[slots]
-        if (((live["state"] == REJECTED) | live["early"]) & np.isnan(live["scored"])).any():
-            self.learner.heads[head].flush(self.observe)
-
     # what is done
 
     def known(self, ranking: int) -> bool:
@@ -200,11 +144,26 @@ class Join:
             return 0, 0
         row = self.rankings.fixed[rank % self.rules.capacity]
         if not again and row["deadline"] and t < row["deadline"] - self.rules.hold:
-            due = int(row["deadline"]) - self.rules.hold
-            self.hold.push(due, RETRY, (t, ranking, item, behaviour, offset))
+            self._await(int(row["deadline"]) - self.rules.hold, ranking, (t, item, behaviour, offset))
         else:
             self._label(t, row, slot, item, behaviour)
         return int(self.shown.fixed["position"][slot]), int(row["surface"])
+
+    def _await(self, due: int, ranking: int, act: Act) -> None:
+        """The served record of this ranking may still come, until `due`: its label waits for the inputs."""
+        t, item, behaviour, offset = act
+        if not self.rules.at_once:
+            self.hold.push(due, RETRY, (t, ranking, item, behaviour, offset))
+            return
+        acts = self._early.setdefault(ranking, [])
+        if not acts:
+            self.hold.push(due, SERVED, ranking)
+        acts.append(act)
+
+    def _wait_no_longer(self, ranking: int) -> None:
+        """The served record of this ranking has come, or will not."""
+        for t, item, behaviour, offset in self._early.pop(ranking, []):
+            self.act(t, ranking, item, behaviour, offset, again=True)
 
     def _gather(self, ranking: int, act: Act) -> None:
         """No `ranking` event came: what was shown is inferred once the time for a negative is over."""
@@ -228,10 +187,13 @@ class Join:
 
     def _slot(self, rank: int, item: int) -> int | None:
         row = self.rankings.fixed[rank % self.rules.capacity]
-        slots = self.shown.slots(int(row["first"]), int(row["n"]))
-        fixed = self.shown.fixed[slots]
-        found = slots[(fixed["item"] == item) & (fixed["ranking"] == rank)]
-        return int(found[0]) if len(found) else None
+        first, fixed = int(row["first"]), self.shown.fixed
+        places = self.shown.span(first, int(row["n"]))
+        for k in (fixed["item"][places] == item).nonzero()[0].tolist():
+            slot: int = (first + k) % self.shown.capacity
+            if fixed["ranking"][slot] == rank:  # not overwritten since
+                return slot
+        return None
 
     def _label(self, t: int, row: np.void, slot: int, item: int, behaviour: int) -> None:
         if not CLICK <= behaviour <= BOUGHT:
@@ -254,7 +216,9 @@ class Join:
         oldest = self.clicks.next - self.rules.clicks
         if oldest >= 0:
             self._evict_click(oldest)
-        number, at = self.clicks.next, int(self.clicks.append(1)[0])
+        number = self.clicks.next
+        at = number % self.rules.clicks
+        self.clicks.append(1)
         shown = self.shown.fixed[slot]
         self.clicks.fixed[at] = (
             shown["item"], shown["category"], row["hash"], t, row["t"], row["offset"], shown["control"]
@@ -291,47 +255,7 @@ class Join:
             self._positive("purchase", self.clicks, at, t, int(row["t"]) + self.rules.purchase_wait, teach)
             self.count("purchases")
 
-    # labels become examples
-
-    def _teaches(self, offset: int, shown: int) -> bool:
-        return self.gate.teaches(shown) and self.taught(offset)
-
-    def _rows(
-        self, ring: Ring, slots: NDArray[np.int64], t: int, *, label: float, teach: Any
-    ) -> NDArray[np.void]:
-        """Examples of EXAMPLE of these rows, decided at time t; a first label, of a whole list."""
-        rows = np.zeros(len(slots), EXAMPLE)
-        rows["seq"], rows["t"], rows["since"], rows["label"], rows["teach"] = slots, t, t, label, teach
-        fixed = ring.fixed[slots]
-        rows["category"], rows["control"] = fixed["category"], fixed["control"]
-        rows["shown"] = self._shown_at(ring, fixed)
-        rows["scored"], rows["seen"] = np.nan, ring.live["seen"][slots]
-        return rows
-
-    def _shown_at(self, ring: Ring, fixed: NDArray[np.void]) -> NDArray[np.int64]:
-        """When these rows' items were shown, ms; of clicks: when they were clicked."""
-        if ring is self.clicks:
-            return np.asarray(fixed["t"], np.int64)
-        return np.asarray(self.rankings.fixed["t"][fixed["ranking"] % self.rules.capacity], np.int64)
-
-    def _positive(self, head: str, ring: Ring, slot: int, t: int, since: int, teach: bool) -> None:
-        """A first positive, or one that takes an earlier negative back."""
-        live, slots = ring.live, np.array([slot])
-        corrects = live["state"][slot] == REJECTED
-        self._score(slots, ring, head)
-        teach = teach and not live["untaught"][slot]
-        rows = self._rows(ring, slots, t, label=1.0, teach=teach)
-        rows["since"] = since
-        if corrects:
-            rows["seq"], rows["scored"] = -1, live["scored"][slot]
-            rows["back"] = live["scored"][slot] if teach else 0.0
-        elif np.isfinite(ring.z[slot]).all():
-            rows["phase"], live["early"][slot] = EARLY, True
-            live["cut"][slot], live["scored"][slot], live["untaught"][slot] = self.cut, np.nan, not teach
-        live["state"][slot] = ACCEPTED
-        ring.touch(slot)
-        self.learner.heads[head].add(ring.z[slots], rows, self.observe)
-        self.count("corrected" if corrects else "positives")
+    # timers
 
     def fire(self, due: int, kind: int, payload: Any) -> None:
         """A timer of this join is due."""
@@ -342,6 +266,8 @@ class Join:
                 self._reject_click(int(payload), due)
         elif kind == INFER:
             self._infer(int(payload))
+        elif kind == SERVED:
+            self._wait_no_longer(int(payload))
         elif kind == RETRY:
             t, ranking, item, behaviour, offset = payload
             self.act(int(t), ranking, item, behaviour, offset, again=True)
@@ -355,127 +281,3 @@ class Join:
             return
         slots = self.shown.slots(int(row["first"]), int(row["n"]))
         self._reject(rank, slots[self.shown.fixed["ranking"][slots] == rank], due)
-
-    def _reject(self, rank: int, slots: NDArray[np.int64], t: int) -> None:
-        """Time is up for these shown items of a ranking: those not clicked are negatives."""
-        row = self.rankings.fixed[rank % self.rules.capacity]
-        teach = self._teaches(int(row["offset"]), int(row["t"]))
-        still = slots[self.shown.live["state"][slots] == OPEN]
-        if len(still):
-            self._negatives("click", self.shown, still, t, teach)
-        self._settle("click", self.shown, slots, t, teach=teach)
-
-    def _settle(self, head: str, ring: Ring, slots: NDArray[np.int64], t: int, *, teach: bool) -> None:
-        """The negatives of these rows' lists have come, learned or not: no positive is early now."""
-        early = slots[ring.live["early"][slots]]
-        if not len(early):
-            return
-        self._score(early, ring, head)
-        lent = ~ring.live["untaught"][early]
-        if not teach:
-            self.learner.heads[head].forget(int(lent.sum()))
-        rows = self._rows(ring, early, t, label=1.0, teach=teach & lent)
-        rows["seq"], rows["phase"] = -1, SETTLED
-        ring.live["early"][early] = False
-        ring.touch(early)
-        self.learner.heads[head].add(ring.z[early], rows, self.observe)
-
-    def _reject_click(self, number: int, t: int) -> None:
-        """Time is up for a click: a negative, unless it was bought."""
-        at = np.array([number % self.rules.clicks])
-        row = self.clicks.fixed[at[0]]
-        teach = self._teaches(int(row["offset"]), int(row["shown"]))
-        if self.clicks.live["state"][at[0]] == OPEN:
-            self._negatives("purchase", self.clicks, at, t, teach)
-        self._settle("purchase", self.clicks, at, t, teach=teach)
-
-    def _negatives(self, head: str, ring: Ring, slots: NDArray[np.int64], t: int, teach: bool) -> None:
-        rows = self._rows(ring, slots, t, label=0.0, teach=teach)
-        ring.live["state"][slots] = REJECTED
-        ring.live["cut"][slots] = self.cut
-        ring.live["untaught"][slots] = not teach
-        ring.live["scored"][slots] = np.nan
-        ring.touch(slots)
-        sound = np.isfinite(ring.z[slots]).all(axis=1)
-        ring.live["scored"][slots[~sound]] = 0.0
-        ring.live["untaught"][slots[~sound]] = True
-        self.learner.heads[head].add(ring.z[slots], rows, self.observe)
-        self.count(f"negatives_{head}", len(slots))
-
-    def observe(self, scored: Scored) -> None:
-        """A batch was scored: the gate looks at it, negatives keep p, to be taken back if a click comes. By weights
-        that are not numbers (the gate rolls them back) nothing is learned: nothing to take back, nothing owed."""
-        self.gate.observe(scored)
-        ring = self.shown if scored.head == "click" else self.clicks
-        kept = scored.rows["seq"] >= 0
-        slots = scored.rows["seq"][kept]
-        mine = np.isnan(ring.live["scored"][slots])
-        p = sigmoid(scored.live[kept])
-        lost = ~np.isfinite(p)
-        ring.live["scored"][slots[mine]] = np.where(lost, 0.0, p)[mine]
-        ring.live["untaught"][slots[mine & lost]] = True
-        ring.touch(slots)
-
-    def begin(self, cut: int) -> None:
-        """Start of a cut."""
-        self.cut = cut
-        for head, stats in (("click", self.gate.stats), ("purchase", self.gate.purchase)):
-            self.learner.heads[head].lead.expect(*stats.sums[SHORT, [CLICKS, N]].tolist())
-
-    def undo_after(self, cut: int) -> None:
-        """The weights went back to those of `cut`: what was learned since is in no mean any more."""
-        for head, ring in (("click", self.shown), ("purchase", self.clicks)):
-            slots = ring.slots(ring.oldest, ring.next - ring.oldest)
-            since = slots[ring.live["cut"][slots] > cut]
-            lent = ring.live["early"][since] & ~ring.live["untaught"][since]
-            self.learner.heads[head].forget(int(lent.sum()))
-            lost = since[lent | (ring.live["state"][since] == REJECTED)]
-            ring.live["untaught"][lost] = True
-            ring.live["seen"]["p"][slots] = np.nan  # what the lost weights foretold judges none that are served
-            ring.touch(slots)
-
-    # chunks
-
-    def _rings(self) -> dict[str, Ring]:
-        return {"shown": self.shown, "rankings": self.rankings, "clicks": self.clicks}
-
-    def chunk_names(self) -> list[str]:
-        """All chunks that exist."""
-        rings = self._rings().items()
-        return ["counts", *(f"{name}/{part}" for name, ring in rings for part in ring.chunk_names())]
-
-    def changed_chunks(self) -> dict[str, bytes]:
-        """Chunks changed since `mark_clean`."""
-        counts, unshown = sorted(self.counts.items()), list(self._unshown.items())
-        scalars = (self._first_ranking, counts, unshown)
-        found = {"counts": msgspec.msgpack.encode(scalars)}
-        for name, ring in self._rings().items():
-            found.update({f"{name}/{part}": data for part, data in ring.changed_chunks().items()})
-        return found
-
-    def mark_changed(self) -> None:
-        """Nothing of it is stored under the name that it has now."""
-        for ring in self._rings().values():
-            ring.mark_changed()
-
-    def mark_clean(self) -> None:
-        """What `changed_chunks` gave is stored."""
-        for ring in self._rings().values():
-            ring.mark_clean()
-
-    def restore(self, chunks: Mapping[str, bytes]) -> None:
-        """Become the join that all of these chunks were taken from."""
-        self.clear()
-        for name, ring in self._rings().items():
-            start = f"{name}/"
-            mine = [part for part in chunks if part.startswith(start)]
-            ring.restore({part.removeprefix(start): chunks[part] for part in mine})
-        form = tuple[int, list[tuple[str, int]], list[tuple[int, list[Act]]]]
-        self._first_ranking, counts, unshown = msgspec.msgpack.decode(chunks["counts"], type=form)
-        self._unshown = dict(unshown)
-        self.counts = dict(counts)
-        for rank in range(self._first_ranking, self.rankings.next):
-            self._ranking_of[int(self.rankings.fixed["hash"][rank % self.rules.capacity])] = rank
-        for number in range(self.clicks.oldest, self.clicks.next):
-            row = self.clicks.fixed[number % self.rules.clicks]
-            self._click_of[(int(row["hash"]), int(row["item"]))] = number

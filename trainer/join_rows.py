@@ -23,9 +23,14 @@ PENDING = np.dtype(
     [("item", "<u8"), ("category", "<u8"), ("hash", "<u8"), ("t", "<i8"), ("shown", "<i8"),
      ("offset", "<i8"), ("control", "?")]
 )  # fmt: skip
-LABEL = np.dtype(
+LABEL_1 = np.dtype(
     [("scored", "<f8"), ("seen", SEEN), ("cut", "<i8"), ("state", "u1"), ("untaught", "?"), ("early", "?")]
 )
+"""What releases before thinning wrote."""
+
+LABEL = np.dtype([*((name, LABEL_1[name]) for name in LABEL_1.names or ()), ("more", "<f8")])
+"""`scored`: what a later positive takes back of a negative, P(click) times its weight; `more`: that weight, less 1."""
+
 RANKING = np.dtype(
     [("hash", "<u8"), ("t", "<i8"), ("first", "<i8"), ("n", "<i8"), ("offset", "<i8"), ("deadline", "<i8"),
      ("actor", "<u8"), ("surface", "u1")]
@@ -44,6 +49,7 @@ class JoinRules:
     hold: int = 5_000
     capacity: int = 200_000
     clicks: int = 50_000
+    at_once: bool = True  # labels that wait for a served record follow when it comes; else when its time is over
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ EXAMPLE = np.dtype(
         ("since", "<i8"),  # ms, when first scored
         ("shown", "<i8"),  # ms, when the item was shown (of a purchase: clicked)
         ("seen", SEEN),  # at that time: what the gate judges; nan: not by weights that still count
+        ("more", "<f8"),  # weight of this negative, or of the one that is taken back, less 1 (`trainer/thinning.py`)
         ("control", "?"),  # shown by the frozen prior (control arm)
         ("teach", "?"),  # moves the weights; otherwise only watched
         ("phase", "u1"),  # WHOLE, or of a positive that comes before its list's negatives (`trainer/lead.py`)
@@ -83,10 +84,12 @@ class HeadLearner:
         """Items were shown at t (ms), f16 (n, d); again: with other inputs than at first.
 
         Returns how the weights of now see them, SEEN (n,): nan where that is no number."""
-        sound = np.isfinite(z).all(axis=1)
+        finite = np.isfinite(z)
+        sound = slice(None) if finite.all() else finite.all(axis=1)
+        inputs = z[sound].astype(np.float64, order="C")
         seen = np.full(len(z), np.nan, SEEN)
-        inputs = z[sound].astype(np.float64)
-        found = np.stack([inputs @ self.kalman.mean, inputs @ self.frozen])
+        found = np.empty((2, len(inputs)))
+        found[0], found[1] = inputs @ self.kalman.mean, inputs @ self.frozen
         known = bool(len(inputs)) and bool(np.isfinite(found[0]).all())
         if known:
             seen["p"][sound] = p = sigmoid(found[0])
@@ -101,8 +104,9 @@ class HeadLearner:
     def add(self, z: NDArray[np.float16], rows: NDArray[np.void], observe: Callable[[Scored], None]) -> None:
         """Take examples in order: z f16 (n, d), rows of EXAMPLE (n,). Rows with a z that is not finite are
         dropped and counted. `observe` is called with each batch that fills up."""
-        sound = np.isfinite(z).all(axis=1)
-        if not sound.all():
+        finite = np.isfinite(z)
+        if not finite.all():
+            sound = finite.all(axis=1)
             self.poisoned += int(len(z) - sound.sum())
             z, rows = z[sound], rows[sound]
         start = 0
@@ -125,12 +129,13 @@ class HeadLearner:
         observe(Scored(self.head, rows, live, frozen))
         p = sigmoid(live)
         teach = rows["teach"] & (rows["phase"] != SETTLED)
-        residual = np.where(teach, rows["label"] - p + rows["back"], 0.0)
-        first = teach & np.isnan(rows["scored"])
+        whole = np.isnan(rows["scored"])
+        first, weight = teach & whole, np.where(whole, 1.0 + rows["more"], 1.0)
+        residual = np.where(teach, (rows["label"] - p) * weight + rows["back"], 0.0)
         self.kalman.advance(int(rows["t"][-1]))
         z = z_t.T.astype(np.float64)
         level = self._level(rows, z, residual)
-        self.kalman.learn(z, residual, np.where(first, p * (1.0 - p), 0.0), level)
+        self.kalman.learn(z, residual, np.where(first, p * (1.0 - p) * weight, 0.0), level)
 
     def _level(self, rows: NDArray[np.void], z: Floats, residual: Floats) -> Floats:
         """What evens out the lead of the early positives, and pays for those whose negatives came."""

@@ -58,6 +58,7 @@ class Report:
             "events_per_second": self._rate(now),
             "totals": dict(core.totals),
             "counts": counts,
+            "negatives_kept": learning.join.kept,
             "waiting": {
                 "hold": len(learning.hold),
                 "shown": learning.join.shown.next - learning.join.shown.oldest,

@@ -25,7 +25,8 @@ class Level:
         """Logits f64 (2, n) of items shown now, finite; returns them less their level, which takes them in."""
         n = logits.shape[1]
         self._sums *= np.exp(-n / MEMORY)
-        self._sums += [*logits.sum(axis=1), n]
+        self._sums[:2] += logits.sum(axis=1)
+        self._sums[2] += n
         centred: Floats = logits - (self._sums[:2] / self._sums[2])[:, None]
         return centred
 

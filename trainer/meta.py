@@ -26,3 +26,4 @@ class Meta(msgspec.Struct):
     generation: int = 0  # logs gone through before this one
     first_cut: int = 0  # version v is cut at offset v - 1 - first_cut
     configured: str = ""  # the base that the settings named last; another one may answer since
+    kept: float = 1.0  # share of negatives that the last cut learned

@@ -48,6 +48,7 @@ from trainer.log_identity import HINT, check_log, resume
 from trainer.rollout import base_needed
 from trainer.rules import Rules
 from trainer.states import TrainerStates
+from trainer.thinning import Pace
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class OnlineTrainer:
         self._beginner, self._fetch = Beginner(event_log, fetch), fetch
         self._checkpoints = Checkpoints(store)
         self._report = Report(clock)
+        self._pace = Pace(settings.negatives_kept, settings.thin_to, settings.thin_after_ms)
         self._cadence = cadence or clock
         self._checkpoint_at = self._beat_at = self._thin_at = self._cadence()
         self._gap = False  # versions since the last checkpoint that replicas cannot follow
@@ -234,8 +236,14 @@ class OnlineTrainer:
             self._housekeeping(now)
             return False
         cut, batch, self.caught_up = chosen
-        self._take(cut, batch)
+        self._take(msgspec.structs.replace(cut, kept=self._kept(batch, now)), batch)
         return True
+
+    def _kept(self, batch: Batch, now: int) -> float:
+        """The share of negatives that the next cut learns: how far its newest event lies behind the clock has a say."""
+        newest = max((one.append_time for one in batch["event"]), default=now)
+        behind = None if self.caught_up else now - newest
+        return self._pace.next(self.core.learning.join.kept, behind)
 
     def _take(self, cut: Cut, batch: Batch | None, kind: Kind | None = None) -> None:
         """Steps 1 to 6 of a new cut."""

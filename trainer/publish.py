@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from service.weight_version import encode_weights
 from trainer.gate import PRIOR, Gate
-from trainer.hold import EVENT, INFER, NEGATIVE, PURCHASE, RETRY, Hold
+from trainer.hold import EVENT, INFER, NEGATIVE, PURCHASE, RETRY, SERVED, Hold
 from trainer.join import Join, JoinRules
 from trainer.learner import Learner, Prior
 
 Floats = NDArray[np.float64]
-TIMERS = frozenset((NEGATIVE, RETRY, PURCHASE, INFER))
+TIMERS = frozenset((NEGATIVE, RETRY, PURCHASE, INFER, SERVED))
 
 
 @dataclass(frozen=True)

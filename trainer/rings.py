@@ -13,12 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROWS_A_CHUNK = 2_048
+Places = slice | NDArray[np.int64]
+
+
+def _chunks_of(places: Places | int) -> Places | int:
+    """The chunks of places of a ring."""
+    if isinstance(places, slice):
+        return slice(places.start // ROWS_A_CHUNK, -(-places.stop // ROWS_A_CHUNK))
+    return places // ROWS_A_CHUNK
 
 
 class Ring:
     """`fixed`, `live`: structured arrays [capacity]; `z`: f16 [capacity, d], d ≥ 0; `next`: rows so far."""
 
-    def __init__(self, capacity: int, fixed: np.dtype[np.void], live: np.dtype[np.void], d: int) -> None:
+    def __init__(
+        self, capacity: int, fixed: np.dtype[np.void], live: np.dtype[np.void], d: int,
+        *, former: np.dtype[np.void] | None = None,
+    ) -> None:  # fmt: skip
+        """former: `live` as an earlier release wrote it; what that lacks is 0."""
+        self._former = former
         self.capacity = capacity
         self.next = 0
         self.fixed = np.zeros(capacity, fixed)
@@ -37,22 +50,27 @@ class Ring:
         """Places of rows first … first + n − 1."""
         return np.arange(first, first + n, dtype=np.int64) % self.capacity
 
-    def append(self, n: int) -> NDArray[np.int64]:
+    def span(self, first: int, n: int) -> Places:
+        """The same places, as a slice where they lie in one piece (a view costs less than a copy)."""
+        at = first % self.capacity
+        return slice(at, at + n) if at + n <= self.capacity else self.slots(first, n)
+
+    def append(self, n: int) -> Places:
         """Take n numbers (n ≤ capacity) and return their places; the caller fills all but `live`, now 0."""
-        slots = self.slots(self.next, n)
+        places = self.span(self.next, n)
         self.next += n
-        self.live[slots] = 0
-        self._written[slots // ROWS_A_CHUNK] = True
-        self._touched[slots // ROWS_A_CHUNK] = True
-        return slots
+        self.live[places] = 0
+        self.rewrite(places)
+        self.touch(places)
+        return places
 
-    def touch(self, slots: NDArray[np.int64] | int) -> None:
+    def touch(self, places: Places | int) -> None:
         """Changing columns at these places were changed."""
-        self._touched[slots // ROWS_A_CHUNK] = True
+        self._touched[_chunks_of(places)] = True
 
-    def rewrite(self, slots: NDArray[np.int64]) -> None:
+    def rewrite(self, places: Places) -> None:
         """Fixed columns or inputs at these places were changed."""
-        self._written[slots // ROWS_A_CHUNK] = True
+        self._written[_chunks_of(places)] = True
 
     def _used(self) -> int:
         return -(-min(self.next, self.capacity) // ROWS_A_CHUNK)
@@ -92,8 +110,17 @@ class Ring:
             data, size = chunks[f"z/{k}"], n * self.fixed.itemsize
             self.fixed[part] = np.frombuffer(data[:size], self.fixed.dtype)
             self.z[part] = np.frombuffer(data[size:], np.float16).reshape(n, -1)
-            self.live[part] = np.frombuffer(chunks[f"live/{k}"], self.live.dtype)
+            self._restore_live(part, chunks[f"live/{k}"])
         self.mark_clean()
+
+    def _restore_live(self, part: slice, data: bytes) -> None:
+        former, rows = self._former, self.live[part]
+        if former is None or len(data) != len(rows) * former.itemsize:
+            rows[:] = np.frombuffer(data, rows.dtype)
+            return
+        rows[:] = 0
+        for name in former.names or ():
+            rows[name] = np.frombuffer(data, former)[name]
 
     def digest(self) -> str:
         """sha256 over the rows held."""

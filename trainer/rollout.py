@@ -178,10 +178,10 @@ class Rollout:
 
     # cuts
 
-    def begin_cut(self, v: int) -> None:
-        """Start of cut v."""
+    def begin_cut(self, v: int, kept: float) -> None:
+        """Start of cut v, which learns this share of its negatives."""
         if self.shadow is not None:
-            self.shadow.learning.join.begin(v)
+            self.shadow.learning.join.begin(v, kept)
 
     def end_cut(self, v: int, records: int) -> None:
         """End of cut v, which covered so many records: behind the log a pair reads on; beside it, it is judged."""

@@ -7,6 +7,11 @@ import msgspec
 from service.settings import Settings
 from trainer.join import JoinRules
 
+FORM = 2
+"""How labels are made where code, not a setting, says so. 1: those that wait for a served record wait all its time,
+came it or not. 2: they follow when it comes. A log that was begun in an earlier form is followed in it, up to the
+control record that the first start of this code appends."""
+
 
 class Rules(msgspec.Struct, frozen=True):
     """See `service/settings.py`; times in ms."""
@@ -23,11 +28,13 @@ class Rules(msgspec.Struct, frozen=True):
     dedup_hours: float
     dedup_ids: int
     infer_shown: bool = False
+    form: int = 1
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:
-        """Those of the effective settings."""
-        return cls(*(getattr(settings, name) for name in cls.__struct_fields__))
+        """Those of the effective settings, in the newest form."""
+        given = {name: getattr(settings, name) for name in cls.__struct_fields__ if name != "form"}
+        return cls(**given, form=FORM)
 
     def join(self) -> JoinRules:
         """What the label join needs."""
@@ -39,4 +46,5 @@ class Rules(msgspec.Struct, frozen=True):
             hold=self.hold_ms,
             capacity=self.join_capacity,
             clicks=max(100, self.join_capacity // 4),
+            at_once=self.form >= 2,
         )

@@ -1,6 +1,7 @@
 """Where the served records lie: ranking key → place, bodies fetched by it. It joins nothing.
 
-Bodies of the newest records are kept in memory, only to spare a read: what is found does not depend on it.
+Bodies of the newest records are kept in memory, those of a cut until its end, only to spare a read: what is found does
+not depend on it.
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ class ServedIndex:
             return False
         self._bodies[record.place] = record.body
         self._bytes += len(record.body)
+        return True
+
+    def end_cut(self) -> None:
+        """Let go of bodies beyond CACHE_BYTES, the oldest first. Not before: behind a backlog a cut brings more than
+        that, in its batch anyway, and its first rankings ask for its first records."""
         while self._bytes > CACHE_BYTES:
             self._bytes -= len(self._bodies.popitem(last=False)[1])
-        return True
 
     def get(self, key: int) -> ServedRecord | None:
         """The served record of this key; None where none is known, or the log has dropped it."""

@@ -6,7 +6,7 @@ checkpoint that wrote it, so that a replay from an older checkpoint finds the ol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from features.feature_store import UserStates
 from features.user_state import UserState
@@ -22,8 +22,11 @@ class _AtCheckpoint:
         self._store, self._history = store, history
 
     def get(self, key: int) -> UserState | None:
-        body = self._store.user_state(key, self.checkpoint)
-        return None if body is None else UserState.decode(body, self._history)
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[int]) -> list[UserState | None]:
+        found = self._store.user_states(keys, self.checkpoint)
+        return [None if body is None else UserState.decode(body, self._history) for body in found]
 
     def commit(self, states: Iterable[UserState], deleted: Iterable[int], offsets: Mapping[str, int]) -> None:
         gone: list[tuple[int, bytes | None]] = [(key, None) for key in deleted]
@@ -46,6 +49,13 @@ class TrainerStates(UserStates):
     def start_from(self, checkpoint: int) -> None:
         """Read states as of this checkpoint (a version); valid while nothing is in memory."""
         self._at.checkpoint = checkpoint
+
+    def load(self, keys: Collection[int]) -> None:
+        """Read the states of these actors at once, as far as they are not in memory."""
+        missing = [key for key in keys if key and key not in self._held]
+        if missing:
+            self._held.update(zip(missing, self._at.get_many(missing), strict=True))
+            self._evict()
 
     def changed(self) -> list[tuple[int, bytes | None]]:
         """(key, encoded state, None: deleted) since the last call, for a checkpoint to write."""

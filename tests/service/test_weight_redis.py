@@ -109,7 +109,7 @@ def test_a_trainer_that_wakes_up_late_is_fenced_off(open_store: Open) -> None:
             attempt()
     late.commit(version(3), b"three")
     assert late.changes_since(0) == [(1, b"one"), (2, b"two"), (3, b"three")]
-    assert late.user_state(7, 3) is None
+    assert late.user_states([7], 3)[0] is None
     assert late.heartbeat() is None
 
 
@@ -219,7 +219,7 @@ def agree(store: RedisWeightStore, v: int | None) -> None:
     assert latest.offsets == point.offsets == {"event/0": 10 * latest.v}
     assert latest.vectors()["click"].tolist() == [float(latest.v)] * 3
     assert store.load_chunks(point)["a"] == b"a%d" % latest.v
-    assert store.user_state(3, point.version) == b"s3" * 40
+    assert store.user_states([3], point.version)[0] == b"s3" * 40
     assert store.changes_since(latest.v - 1) == [(latest.v, b"")]
 
 
@@ -373,7 +373,7 @@ def test_damaged_chunks_changes_manifests_and_states_are_named(
     attempts: list[tuple[str, Callable[[], object]]] = [
         (keys.chunk(sha), lambda: store.chunk(sha)),
         (keys.change(1), lambda: store.changes_since(0)),
-        (keys.user(7), lambda: store.user_state(7, 1)),
+        (keys.user(7), lambda: store.user_states([7], 1)[0]),
         (keys.meta, store.heartbeat),
     ]
     client.set(keys.checkpoint(1), seal(b'{"version": 4, "offsets": {}, "chunks": {}}'))
@@ -417,7 +417,7 @@ def test_every_key_is_the_tenants_and_what_is_thinned_is_gone(
     )  # fmt: skip
     assert int(client.get(f"{prefix}bytes")) == 4 + 2 * (4 + 300_000)  # type: ignore[arg-type]
     assert len(client.hgetall(f"{prefix}user:{99:016x}")) == 2  # type: ignore[arg-type]
-    assert store.user_state(1, 4) == b"s", "a state passes to the next checkpoint that is kept"
+    assert store.user_states([1], 4)[0] == b"s", "a state passes to the next checkpoint that is kept"
 
 
 def test_states_of_a_commit_that_never_came_are_not_read_and_go(open_store: Open, client: redis.Redis) -> None:
@@ -425,9 +425,9 @@ def test_states_of_a_commit_that_never_came_are_not_read_and_go(open_store: Open
     put(store, 1, {"a": b"a1"}, {7: b"one"})
     with pytest.raises(StoreError, match="was not put"):
         store.commit(version(2), b"", write(2, {"a": b"never put"}, {7: b"wrong", 8: b"wrong"}))
-    assert store.user_state(7, 1) == b"one"
+    assert store.user_states([7], 1)[0] == b"one"
     put(store, 3, {"a": b"a1"}, {9: b"three"})
-    assert [store.user_state(key, 3) for key in (7, 8, 9)] == [b"one", None, b"three"]
+    assert store.user_states([7, 8, 9], 3) == [b"one", None, b"three"]
 
 
 def test_old_checkpoints_go_when_chunks_take_more_than_they_may(open_store: Open) -> None:

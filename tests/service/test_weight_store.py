@@ -176,13 +176,13 @@ def test_user_states_are_those_of_the_checkpoint(store: WeightStore) -> None:
     checkpoint(store, 2, {}, {big: b"2"})
     checkpoint(store, 3, {}, {9: b"nine"})
     checkpoint(store, 4, {}, {9: b"nine again"})
-    assert [store.user_state(big, v) for v in (0, 1, 2, 4)] == [None, b"1", b"2", b"2"]
+    assert [store.user_states([big], v)[0] for v in (0, 1, 2, 4)] == [None, b"1", b"2", b"2"]
     store.thin(40 * DAY)
-    assert [store.user_state(key, 3) for key in (big, 7, 9)] == [b"2", b"seven", b"nine"]
-    assert store.user_state(9, 4) == b"nine again"
+    assert store.user_states([big, 7, 9], 3) == [b"2", b"seven", b"nine"]
+    assert store.user_states([9], 4)[0] == b"nine again"
     checkpoint(store, 5, {}, {7: None})
-    assert store.user_state(7, 5) is None
-    assert store.user_state(7, 3) is None, "a deleted user is gone from old checkpoints as well"
+    assert store.user_states([7], 5)[0] is None
+    assert store.user_states([7], 3)[0] is None, "a deleted user is gone from old checkpoints as well"
 
 
 def test_heartbeat_and_status(store: WeightStore) -> None:

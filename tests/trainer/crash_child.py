@@ -55,8 +55,8 @@ def learn(order: dict[str, Any]) -> dict[str, Any]:
         if order.get("kill") == [number, counted[number]]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    redis = {name: order[name] for name in ("weights_url", "tenant") if name in order}
-    settings = Settings(data_dir=data_dir, max_items=2_000, join_capacity=2_000, **redis)
+    given = {name: value for name, value in order.items() if name in Settings.model_fields}
+    settings = Settings(**given | {"data_dir": data_dir, "max_items": 2_000, "join_capacity": 2_000})
     others = [load_artifact(Path(order["other"]))] if "other" in order else []
     fence, opened = Fence(data_dir), open_weight_store(settings, writer=True)
     with closing(fence), closing(open_log(settings, lambda: END)) as log, closing(opened) as store:

@@ -149,6 +149,19 @@ def test_followed_cuts_give_every_bit_again_and_live_goes_on(shop: Shop, tmp_pat
         assert log.end_offsets() == before, "nothing is asked for or complained of twice"
 
 
+def test_cuts_that_thin_are_followed_to_the_bit(tmp_path: Path) -> None:
+    artifact, url = make_base(tmp_path / "base"), str(tmp_path / "archive")
+    crash_log(tmp_path / "log", artifact, 100)
+    with opened(tmp_path / "log", tmp_path / "lost") as (log, store):
+        truth = follow(log, store, artifact, thin_to=0.25, thin_after_ms=1_000)
+        archive(log, url, artifact)
+    assert truth["counts"]["thinned"] > 100
+    with opened(tmp_path / "log", tmp_path / "weights") as (log, store):
+        made = rebuild(log, store, url, artifact)
+        assert made.answer["hash"] == truth["hash"]  # type: ignore[attr-defined]
+        same(follow(log, store, artifact), truth)
+
+
 def test_it_begins_with_the_base_and_the_rules_of_old(shop: Shop, tmp_path: Path) -> None:
     """Both have changed since: what changed them are records, what they were stands in the manifest."""
     first, second, url = shop.artifact, make_base(tmp_path / "second", seed=8), str(tmp_path / "archive")

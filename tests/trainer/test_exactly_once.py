@@ -130,6 +130,19 @@ def test_killed_at_a_commit_step(replay: Replay, step: int, occurrence: int) -> 
     replay.same(replay.nursery.run(replay.order(data_dir, jump=1_700)))
 
 
+def test_killed_while_it_thins(replay: Replay) -> None:
+    """A trainer that is behind its log learns a share of the negatives: the same ones, however often it is killed."""
+    thin = {"thin_to": 0.25, "thin_after_ms": 320_000}
+    truth = replay.nursery.run(replay.order(replay.fresh("thin-truth"), **thin))
+    assert truth["counts"]["thinned"] > 500
+    assert truth["weights"] != replay.truth["weights"]
+    data_dir = replay.fresh("thin")
+    for step, occurrence in ((1, 5), (2, 9), (4, 14), (6, 20)):
+        assert replay.nursery.run(replay.order(data_dir, kill=[step, occurrence], **thin)) == {}
+    found = replay.nursery.run(replay.order(data_dir, jump=1_700, **thin))
+    assert {k: v for k, v in found.items() if k != "steps"} == {k: v for k, v in truth.items() if k != "steps"}
+
+
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_killed_at_a_commit_step_with_weights_in_redis(replay: Replay, step: int, redis_url: str) -> None:
     """The same bits as those of an uninterrupted trainer with SQLite."""

@@ -57,8 +57,9 @@ def loss(z: Floats, p: Floats, w: Floats) -> float:
     return float(np.sum(p * np.logaddexp(0, -x) + (1 - p) * np.logaddexp(0, x)))
 
 
-def live(shop: DriftShop, seconds: int, sabotage: Mapping[int, Any] | None = None) -> Run:
-    """A second is a cut. sabotage: second → function of the Learning, called before that second."""
+def live(shop: DriftShop, seconds: int, sabotage: Mapping[int, Any] | None = None, kept: float = 1.0) -> Run:
+    """A second is a cut, which keeps this share of its negatives. sabotage: second → function of the Learning, called
+    before that second."""
     single_thread()
     prior = {head: (shop.prior, shop.covariance()) for head in ("click", "purchase")}
     made = Learning(prior, np.array([[0, shop.d]], np.int64), JoinRules(), noise=1e-7, rate=0.3)
@@ -76,7 +77,7 @@ def live(shop: DriftShop, seconds: int, sabotage: Mapping[int, Any] | None = Non
             made.roll_back(to, means, end - 1_000, [(wanted["from"].get("event/0", 0), offset)])
             run.rollbacks.append((second, to, wanted["reason"]))
         shown, acts, truths = shop.second(second)
-        made.join.begin(v)
+        made.join.begin(v, kept)
         for one in shown:
             made.join.show(one)
         for act in acts:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.settings import Settings
 from trainer.gate import Gate
 from trainer.hold import EVENT, Hold
 from trainer.join import Join, JoinRules, Shown
 from trainer.learner import SETTLED, Learner
+from trainer.rules import Rules
 
 D = 3
 RULES = JoinRules(
@@ -292,13 +295,50 @@ def test_a_served_record_that_comes_later_replaces_the_inputs_until_its_deadline
     z = np.full((2, D), 2, np.float16)
     z[:, 1] = (77, 78)
     assert table.join.replace(1, z, 2_500, control=True)
+    assert table.labels() == [(77, 1.0)], "and follows when they come"
     table.advance(6_000)
-    assert table.labels() == [(77, 1.0)]
+    assert table.labels() == [(77, 1.0)], "once"
     assert not table.join.replace(1, z, 2_600, control=True)
     table.show(2, 10_000, [0], waiting=True)
     assert not table.join.replace(2, z[:1], 15_001, control=False)
     table.advance(60_000)
     assert (20, 0.0) in table.labels()
+
+
+def test_labels_that_wait_for_a_served_record_come_back_with_a_checkpoint() -> None:
+    table, copy = (Table(JoinRules(negative_after=30_000, hold=0)) for _ in range(2))
+    table.show(1, 1_000, [0, 1], waiting=True)
+    table.act(1_500, 1, 0)
+    table.act(1_600, 1, 1)
+    table.advance(2_000)
+    copy.join.restore(table.join.changed_chunks())
+    copy.hold.load(table.hold.state(list), tuple)
+    assert copy.join.replace(1, np.full((2, D), 3, np.float16), 2_500, control=False)
+    assert len(copy.labels()) == 2
+    former = msgspec.msgpack.decode(table.join.changed_chunks()["counts"])
+    old = {"counts": msgspec.msgpack.encode(former[:3])}
+    copy.join.restore(table.join.changed_chunks() | old)
+    assert not copy.join._early, "of a release that knew none"
+    table.advance(5_999)
+    assert table.learned == []
+    table.advance(6_000)
+    assert len(table.labels()) == 2, "the record does not come: the inputs made here do"
+
+
+def test_a_log_begun_in_an_earlier_form_is_followed_in_it() -> None:
+    table = Table(JoinRules(negative_after=30_000, hold=0, at_once=False))
+    table.show(1, 1_000, [0, 1], waiting=True)
+    table.act(1_500, 1, 0)
+    table.advance(2_000)
+    assert table.join.replace(1, np.full((2, D), 3, np.float16), 2_500, control=False)
+    table.advance(5_999)
+    assert table.learned == []
+    table.advance(6_000)
+    assert len(table.labels()) == 1
+    now = Rules.of(Settings())
+    stored = {name: value for name, value in msgspec.structs.asdict(now).items() if name != "form"}
+    assert not msgspec.convert(stored, Rules).join().at_once
+    assert now.join().at_once
 
 
 def test_what_is_skipped_is_watched_and_not_taught() -> None:

@@ -301,14 +301,14 @@ def test_a_deleted_user_is_gone_from_state_and_log(desk: Desk) -> None:
     key = actor_key("u", None)
     found = desk.store.latest_checkpoint()
     assert found is not None
-    assert desk.store.user_state(key, found.version) is not None
+    assert desk.store.user_states([key], found.version)[0] is not None
     before = desk.store.latest().v  # type: ignore[union-attr]
     desk.add(UserEvent(id="gone", timestamp=desk.clock.now, user="u", op="delete"))
     desk.run(trainer, 12_000)
     desk.add(click("c3", desk.clock.now, "i1", None, user="other"))
     desk.run(trainer, 400)
     assert trainer.core.users.get(key) is None
-    assert desk.store.user_state(key, found.version) is None
+    assert desk.store.user_states([key], found.version)[0] is None
     assert next(record.kind for record in desk.log.read("event", 20)) == "blank"
     assert before < desk.store.latest().v  # type: ignore[union-attr]
 
@@ -436,6 +436,21 @@ def test_other_settings_are_a_record(desk: Desk) -> None:
     third = desk.trainer()
     assert third.differing == []
     assert third.core.rules == again.core.rules
+
+
+def test_a_newer_form_of_labels_is_a_record(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that an earlier release began is followed in its form, and goes on in the newest one from a record on."""
+    monkeypatch.setattr("trainer.rules.FORM", 1)
+    trainer = desk.trainer()
+    learn_shop(desk, trainer, 10)
+    assert not trainer.core.learning.join.rules.at_once
+    monkeypatch.undo()
+    again = desk.trainer()
+    assert not again.core.learning.join.rules.at_once
+    desk.run(again, 400)
+    assert again.core.learning.join.rules.at_once
+    learn_shop(desk, again, 10, seed=3)
+    assert desk.trainer().differing == []
 
 
 def test_another_base_starts_from_its_prior_and_keeps_the_rest(desk: Desk, tmp_path: Path) -> None:

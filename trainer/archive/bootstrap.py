@@ -108,7 +108,7 @@ class Bootstrap(OnlineTrainer):
                 f"the archive began with base {began.base}, which is not here", field="base_dir",
                 hint="put it back under DATA_DIR/base: cuts are repeated with the base that learned from them",
             )  # fmt: skip
-        rules = msgspec.structs.asdict(Rules.of(self._settings)) | began.rules
+        rules = msgspec.structs.asdict(Rules.of(self._settings)) | {"form": 1} | began.rules
         return self._core(base, msgspec.convert(rules, Rules))
 
     def _first(self) -> None:
@@ -127,6 +127,10 @@ class Bootstrap(OnlineTrainer):
     def _replay(self, record: Record) -> None:
         self.cuts += 1
         super()._replay(record)
+
+    def _kept(self, batch: Batch, now: int) -> float:
+        """As far behind as it is, nobody waits for it: nothing is thinned for that."""
+        return self._settings.negatives_kept
 
     def _count(self, total: int) -> None:
         self._progress(min(total, self.core.totals.get("event", 0)), total)

@@ -7,7 +7,7 @@ contents are those of the trainer that was there before. It decides nothing abou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from features.errors import UnknownVersion
@@ -120,8 +120,8 @@ class SparseStore:
     def load_chunks(self, checkpoint: Checkpoint, prefix: str = "") -> dict[str, bytes]:
         return self._store.load_chunks(checkpoint, prefix)
 
-    def user_state(self, key: int, checkpoint: int) -> bytes | None:
-        return self._store.user_state(key, checkpoint)
+    def user_states(self, keys: Sequence[int], checkpoint: int) -> list[bytes | None]:
+        return self._store.user_states(keys, checkpoint)
 
     def beat(self, heartbeat: Heartbeat, status: Mapping[str, Any] | None = None) -> None:
         self._store.beat(heartbeat, status)

@@ -35,6 +35,7 @@ def stack_of(settings: Settings, processes: Sequence[str] = EVERYTHING) -> Itera
         "REPL_HOLD_MS": str(settings.hold_ms), "REPL_NEGATIVE_AFTER_MS": str(settings.negative_after_ms),
         "REPL_CHECKPOINT_EVERY_MS": str(settings.checkpoint_every_ms), "REPL_VERSIONS_ALL_MINUTES": "10",
         "REPL_REDIS_TIMEOUT_MS": str(settings.redis_timeout_ms),
+        "REPL_NEGATIVES_KEPT": str(settings.negatives_kept),
     }  # fmt: skip
     with temporary_data() as place:
         made = Stack(place, base, Answers(), beside_of(settings) if RANKERS[0] in processes else (), **usual)
