@@ -39,8 +39,19 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.TryAgainError, MOVING),
     (exceptions.ClusterDownError, "the Cluster has no primary for these keys at the moment: this process tries again"),
     (exceptions.TimeoutError, "is it overloaded or stopped? The setting redis_timeout_ms says how long to wait"),
-    (exceptions.ConnectionError, f"is it running, and do scheme ({', '.join(KINDS)}), host and port fit?"),
+    (exceptions.ConnectionError, f"is it running, and do scheme ({', '.join(KINDS)}), TLS, host and port fit?"),
 )  # fmt: skip
+_PASSWORD = _HINTS[0][1]
+_WORDS = {
+    "MISCONF": "Redis cannot write its disk: free some, or see its own log",
+    "NOAUTH": _PASSWORD,
+    "WRONGPASS": _PASSWORD,
+    "invalid username-password": f"{_PASSWORD}; that of sentinels is the option sentinel_password",
+    "certificate verify failed": "let the option ssl_ca_certs=PATH of its URL name the CA that signed for this host",
+    "No such master": "the path of its URL names the service, as `sentinel monitor` in the sentinels' settings does",
+    "Timeout connecting": "is it overloaded or stopped, or is this TLS to a port without? It waited redis_timeout_ms",
+}
+"""Hints by what an error says, before those by its kind."""
 _DOWN = (*NOT_PRIMARY, exceptions.AskError, exceptions.TryAgainError)
 
 
@@ -57,6 +68,7 @@ class RedisPlace:
             raise SettingsError("a tenant in Redis needs a name without braces", field="tenant", value=tenant)
         self.where = masked(url)
         self.prefix = f"repl:{{{tenant}}}"
+        self.service = at.service
         self._setting = setting
         self._checked: Any = None
         self._whole = threading.local()
@@ -101,15 +113,13 @@ class RedisPlace:
                 raise exceptions.ConnectionError("another server became the primary in between")
             self._whole.client = client
 
-    def _told(self, doing: str, error: Exception) -> StoreError:
-        hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), None)
+    def _told(self, doing: str, error: Exception, where: str = "") -> StoreError:
         text = str(error) or type(error).__name__
-        if text.startswith("MISCONF"):
-            hint = "Redis cannot write its disk: free some, or see its own log"
-        elif text.startswith(("NOAUTH", "WRONGPASS")):
-            hint = _HINTS[0][1]
+        kinds = (hint for kind, hint in _HINTS if isinstance(error, kind))
+        hint = next((hint for words, hint in _WORDS.items() if words in text), next(kinds, None))
         kind = StoreDown if isinstance(error, _DOWN) else StoreError
-        return kind(f"cannot {doing} in {self.where}: {text}", field=self._setting, value=self.where, hint=hint)
+        place = where or self.where
+        return kind(f"cannot {doing} in {place}: {text}", field=self._setting, value=self.where, hint=hint)
 
     def _check(self, client: Any) -> None:
         """Once a server: does it keep what it is given? Where INFO is not allowed, that is taken on trust."""
@@ -168,6 +178,14 @@ class RedisPlace:
                 elif isinstance(answer, Exception):
                     raise answer
             return answers
+
+    @contextmanager
+    def of_another(self, doing: str, where: str) -> Iterator[None]:
+        """What goes wrong inside with one of `others` is raised as StoreError that names it."""
+        try:
+            yield
+        except (exceptions.RedisError, OSError) as error:
+            raise self._told(doing, error, where) from error
 
     def others(self) -> list[tuple[str, str, Any]]:
         """(`node`, `replica` or `sentinel`; `HOST:PORT`; a client to be closed) of each other server of a Cluster or of

@@ -79,8 +79,8 @@ class Settings(BaseModel):
     # where weights and user states lie, if not in the data directory
     weights_url: SecretUrl | None = Field(
         None,
-        description="URL of the weight store: redis://, rediss://, redis+cluster:// or redis+sentinel:// (docs/redis.md); "
-        "unset: data_dir/trainer.db",
+        description="URL of the weight store: redis://, rediss://, redis+cluster:// or redis+sentinel:// "
+        "(docs/redis.md); unset: data_dir/trainer.db",
     )
     user_states_url: SecretUrl | None = Field(
         None, description="URL of the ranker's user states in Redis, as weights_url; unset: data_dir/state.db"
