@@ -112,6 +112,8 @@ def test_a_writer_goes_on_after_kill_9_of_the_primary(servers: Any, shop: Shop) 
     assert shop.v > 30, "a few may have been lost with the primary, and come again"
     assert [one.v for one in shop.reader.versions(1_000)] == list(range(shop.v, 0, -1)), "none is missing"
 
+    first.start()  # it comes back, and is not the primary
+    assert servers.primary_of(shop.tenant) is not first
     woken.clear()
     until(lambda: shop.write() or woken.wait(0.2), "the news are heard again")
     assert not RedisLease(shop.url, shop.tenant, 1_000).take(force=False), "the lease was renewed there"
@@ -121,6 +123,34 @@ def test_a_writer_goes_on_after_kill_9_of_the_primary(servers: Any, shop: Shop) 
     with pytest.raises(Fenced, match="another trainer"):
         shop.store.commit(version(shop.v + 1), b"")
     nobody_there(servers, shop.reader)
+
+
+def test_a_trainer_on_a_primary_that_hung_is_fenced_off_by_the_one_on_the_new_primary(tmp_path: Path) -> None:
+    """The former primary wakes up, knows nothing of a failover and takes writes: not for long."""
+    with Sentinels(tmp_path, DURABLE) as servers, ExitStack() as stack:
+        shop = Shop(servers.url, stack)
+        shop.write()
+        until(servers.replicated, "the replica has all")
+        servers.servers[0].signal(signal.SIGSTOP)
+        until(lambda: servers.primary_of() is not servers.servers[0], "another is the primary")
+        late = shop.open(writer=True)
+        answered(lambda: late.commit(version(2), b"late"))
+        servers.servers[0].signal(signal.SIGCONT)
+
+        def fenced() -> bool:
+            try:
+                shop.store.beat(Heartbeat(1, 1, 1))
+            except Fenced:
+                return True
+            except StoreError:
+                return False
+            return False
+
+        until(fenced, "the first trainer is fenced off", seconds=8)
+        latest = shop.reader.latest()
+        assert latest is not None
+        assert latest.v == 2
+        assert late.changes_since(1) == [(2, b"late")]
 
 
 def test_what_failover_lost_is_seen_and_written_again(servers: Any, shop: Shop) -> None:
