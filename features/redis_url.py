@@ -1,10 +1,11 @@
 """What a Redis URL says: one server, the nodes of a Cluster, or the sentinels that watch over one primary.
 
-    redis://[USER:PASSWORD@]HOST[:PORT][/DB]                                 rediss:// with TLS
-    redis+cluster://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]               ?tls=true with TLS
-    redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/SERVICE[/DB] ?tls=true, ?sentinel_password=…
+    redis://[CREDENTIALS@]HOST[:PORT][/DB]                                 rediss:// with TLS
+    redis+cluster://[CREDENTIALS@]HOST[:PORT][,HOST[:PORT]…]               ?tls=true with TLS
+    redis+sentinel://[CREDENTIALS@]HOST[:PORT][,HOST[:PORT]…]/SERVICE[/DB] ?tls=true, ?sentinel_password=…
 
-Further options go to the Redis client as they are (`ssl_ca_certs=PATH`). It imports no client and connects to nothing.
+CREDENTIALS: user, colon, password; the user may be missing. Further options go to the Redis client as they are
+(`ssl_ca_certs=PATH`). It imports no client and connects to nothing.
 """
 
 from __future__ import annotations
