@@ -46,7 +46,7 @@ _WORDS = {
     "MISCONF": "Redis cannot write its disk: free some, or see its own log",
     "NOAUTH": _PASSWORD,
     "WRONGPASS": _PASSWORD,
-    "invalid username-password": f"{_PASSWORD}; that of sentinels is the option sentinel_password",
+    "invalid username-password": _PASSWORD,
     "NOREPLICAS": "too few replicas follow it for its min-replicas-to-write: start them; this process tries again",
     "certificate verify failed": "let the option ssl_ca_certs=PATH of its URL name the CA that signed for this host",
     "No such master": "the path of its URL names the service, as `sentinel monitor` in the sentinels' settings does",
