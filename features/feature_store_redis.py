@@ -182,11 +182,11 @@ class RedisFeatureStore:
         gone = [self._name(key) for key in deleted]
         if not self._known:
             self._check_format()
-
-        while len(written) > AT_ONCE:
-            self._write(written[:AT_ONCE], [], {})
-            written = written[AT_ONCE:]
-        self._write(written, gone, offsets)
+        with self._place.one_primary():
+            while len(written) > AT_ONCE:
+                self._write(written[:AT_ONCE], [], {})
+                written = written[AT_ONCE:]
+            self._write(written, gone, offsets)
 
     def _name(self, key: int) -> str:
         return f"{self._states}{key:016x}"

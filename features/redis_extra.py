@@ -4,6 +4,7 @@ and the checksum before a user's state.
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
@@ -11,18 +12,25 @@ import xxhash
 
 from features.errors import SettingsError
 
+UNREADABLE = "a URL that cannot be read"
 _CHECK = 8
+_HOSTS = re.compile(r"(?:(?:\[[^\[\]@]*\]|[^\[\]:,@]*)(?::\d{0,5})?(?:,(?!$)|$))*")
 
 
 def masked(url: str) -> str:
-    """The URL without password and options, as messages may show it."""
+    """The URL without password and options, as messages may show it; it may name several hosts. UNREADABLE where that
+    is not sure, as with a password that holds a slash.
+    """
     try:
         parts = urlsplit(url)
-        user = f"{parts.username}@" if parts.username else ""
-        port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return "a URL that cannot be read"
-    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+        return UNREADABLE
+    user, _, hosts = parts.netloc.rpartition("@")
+    cut = parts.scheme.startswith("redis") and "@" in parts.path
+    if cut or not _HOSTS.fullmatch(hosts):
+        return UNREADABLE
+    name = user.partition(":")[0]
+    return f"{parts.scheme}://{name}{'@' * bool(name)}{hosts}{parts.path}"
 
 
 def require_redis(setting: str) -> None:

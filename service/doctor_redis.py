@@ -1,18 +1,23 @@
-"""The examination of a Redis: version, clock, memory, persistence, rights. What it writes are keys that it deletes."""
+"""The examination of a Redis: version, clock, memory, persistence, rights. What it writes are keys that it deletes.
+
+Of a Cluster and behind sentinels it looks at the tenant's primary so, and then at each other server: whoever may become
+the primary has to keep as much as the one that is.
+"""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 from features.errors import StoreError
-from service.doctor import Finding, Verdict, clock_finding, failed, size
+from service.doctor import Finding, Verdict, clock_finding, failed
+from service.doctor_redis_server import asked, kept
 from service.settings import SecretUrl, Settings, require_beside
 
 SLOW_MS = 5.0
-FULL, TIGHT = 0.95, 0.8
 
 
 def check_weights(settings: Settings) -> Iterator[Finding]:
@@ -63,6 +68,7 @@ def _check(settings: Settings, setting: str, url: SecretUrl | None) -> Iterator[
         yield from _rights(place, part, publishes=setting == "weights_url")
         if setting == "weights_url":
             yield from _trainer(place, part)
+        yield from _others(place, part)
     finally:
         place.close()
 
@@ -91,66 +97,77 @@ def _reach(place: Any, part: str) -> Iterator[Finding]:
 
 
 def _info(place: Any, part: str) -> Iterator[Finding]:
-    try:
-        with place.errors("ask INFO") as client:
-            info = client.info("everything")
-    except StoreError as error:
+    info = asked(place)
+    if isinstance(info, StoreError):
         hint = "allow +info: version, memory and persistence are not known"
-        yield Finding("WARN", part, f"INFO is refused: {error.message}", hint)
+        yield Finding("WARN", part, f"INFO is refused: {info.message}", hint)
         return
     yield Finding("PASS", part, f"Redis {info['redis_version']}, {info.get('role', '?')}")
     if info.get("role") == "slave":
         yield Finding("FAIL", part, "it is a replica: it cannot be written", "name the primary")
-    yield _memory(info, part)
-    yield _policy(info, part)
-    yield from _persistence(place, info, part)
+    yield from kept(place, info, part)
 
 
-def _memory(info: dict[str, Any], part: str) -> Finding:
-    used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
-    if not most:
-        what = f"it has no maxmemory, and uses {size(used)}"
-        return Finding("WARN", part, what, "set one (repl-ranker size says how much): else the kernel ends Redis")
-    share = used / most
-    verdict: Verdict = "FAIL" if share >= FULL else "WARN" if share >= TIGHT else "PASS"
-    hint = "raise maxmemory, or keep less (redis_checkpoint_bytes, versions_…)" if share >= TIGHT else ""
-    return Finding(verdict, part, f"it uses {size(used)} of {size(most)} ({share:.0%})", hint)
+def _others(place: Any, part: str) -> Iterator[Finding]:
+    """The other servers of a Cluster or of sentinels: a line each where all is well, else what is wrong with it."""
+    found = place.others()
+    replicas, sentinels = 0, 0
+    for what, where, client in found:
+        with closing(client):
+            other = _Other(place, client, f"{what} {where}")
+            sentinels += what == "sentinel"
+            if what == "sentinel":
+                yield _sentinel(other, place.service, part)
+                continue
+            info = asked(other)
+            if isinstance(info, StoreError):
+                yield failed(part, info)
+                continue
+            replicas += info.get("role") == "slave"
+            yield from _other(other, info, part)
+    if found and not replicas:
+        what = "no replica was found: nothing takes over when the primary dies"
+        yield Finding("WARN", part, what, "add replicas, or name a single redis:// server")
+    if 0 < sentinels < 3:
+        what = f"weights_url and user_states_url name {sentinels} of the sentinels"
+        yield Finding("WARN", part, what, "name all (three or more): one that dies must not hide the primary")
 
 
-def _policy(info: dict[str, Any], part: str) -> Finding:
-    policy = str(info.get("maxmemory_policy", "noeviction"))
-    if policy == "noeviction":
-        return Finding("PASS", part, "maxmemory-policy is noeviction")
-    goes = "keys of ours" if policy.startswith("allkeys") else "user states (they have a time to live)"
-    return Finding("WARN", part, f"maxmemory-policy is {policy}: when it is full, {goes} go", "set it to noeviction")
+def _other(other: _Other, info: dict[str, Any], part: str) -> Iterator[Finding]:
+    bad = [one for one in kept(other, info, part) if one.verdict != "PASS"]
+    if tuple(int(number) for number in info["redis_version"].split(".")[:2]) < (7, 0):
+        bad.append(Finding("FAIL", part, f"it is Redis {info['redis_version']}", "7.0 is the oldest that will do"))
+    if str(info.get("maxmemory_policy")).startswith("allkeys") and info.get("maxmemory"):
+        bad.append(Finding("FAIL", part, "it throws keys away when it is full", "set maxmemory-policy to noeviction"))
+    if info.get("role") == "slave" and info.get("master_link_status") != "up":
+        bad.append(Finding("FAIL", part, "it does not follow its primary", "see its own log; check its masterauth"))
+    for one in bad:
+        yield one._replace(what=f"{other.where}: {one.what}")
+    if not bad:
+        yield Finding("PASS", part, f"{other.where}: Redis {info['redis_version']}, {info.get('role', '?')}")
 
 
-def _persistence(place: Any, info: dict[str, Any], part: str) -> Iterator[Finding]:
-    for name in ("aof_last_write_status", "rdb_last_bgsave_status"):
-        if info.get(name, "ok") != "ok":
-            what = f"{name} is {info[name]}: it cannot write its disk"
-            yield Finding("FAIL", part, what, "free some; its own log says more")
-    snapshots, fsync = _config(place, "save"), _config(place, "appendfsync")
-    if info.get("aof_enabled"):
-        slow = fsync == "no"
-        what = f"it keeps an append-only file{f', appendfsync {fsync}' if fsync else ''}"
-        hint = "set appendfsync everysec: else a power loss takes what the kernel had not written" if slow else ""
-        yield Finding("WARN" if slow else "PASS", part, what, hint)
-        return
-    lost = "everything" if snapshots == "" else "everything since its last snapshot"
-    hint = "appendonly yes: what is lost is learned anew from the log, which takes its time (docs/redis.md)"
-    yield Finding("WARN", part, f"it keeps no append-only file: a crash takes {lost}", hint)
-
-
-def _config(place: Any, name: str) -> str | None:
-    """A setting of Redis; None where CONFIG is not ours to ask."""
+def _sentinel(other: _Other, service: str, part: str) -> Finding:
+    """Does it answer, and would enough of them agree on a failover?"""
     try:
-        with place.errors("ask CONFIG") as client:
-            found = client.config_get(name)
-    except StoreError:
-        return None
-    value = next(iter(found.values()), None)
-    return value.decode() if isinstance(value, bytes) else value
+        with other.errors("ask it") as client:
+            client.sentinel_ckquorum(service)
+    except StoreError as error:
+        return failed(part, error)
+    return Finding("PASS", part, f"{other.where}: enough sentinels agree on {service!r} for a failover")
+
+
+class _Other:
+    """One more server, asked as a RedisPlace is."""
+
+    def __init__(self, place: Any, client: Any, where: str) -> None:
+        self.where, self._place, self._client = where, place, client
+
+    @contextmanager
+    def errors(self, doing: str) -> Iterator[Any]:
+        """The client; what goes wrong is raised as StoreError, and names the server."""
+        with self._place.of_another(doing, self.where):
+            yield self._client
 
 
 def _rights(place: Any, part: str, *, publishes: bool) -> Iterator[Finding]:

@@ -78,10 +78,12 @@ class Settings(BaseModel):
 
     # where weights and user states lie, if not in the data directory
     weights_url: SecretUrl | None = Field(
-        None, description="redis:// or rediss:// URL of the weight store; unset: data_dir/trainer.db"
+        None,
+        description="URL of the weight store: redis://, rediss://, redis+cluster:// or redis+sentinel:// "
+        "(docs/redis.md); unset: data_dir/trainer.db",
     )
     user_states_url: SecretUrl | None = Field(
-        None, description="redis:// or rediss:// URL of the ranker's user states; unset: data_dir/state.db"
+        None, description="URL of the ranker's user states in Redis, as weights_url; unset: data_dir/state.db"
     )
     user_states: Literal["here", "beside"] = Field(
         "here", description="who keeps user states: the ranker itself, or `repl-ranker states` beside it"

@@ -72,7 +72,6 @@ class RedisWeightStore:
         self._writer = Writer(self._place, self._keys)
         self._committer = Committer(self._place, self._keys, self._writer)
         self._thinner = Thinner(self._place, self._keys, self._writer, keeping or Keeping(), max_bytes)
-        self._script = self._place.client.register_script(_STATES_AS_OF)
         self._known = False
         self._newest: tuple[bytes, Version] | None = None
         self._news = News(self._place, self._keys.news)
@@ -104,10 +103,12 @@ class RedisWeightStore:
         pins: Mapping[int, bool] | None = None,
         keep: Iterable[int] = (),
     ) -> None:
-        self._committer.commit(version, changes, checkpoint, pins or {}, keep)
+        with self._place.one_primary():
+            self._committer.commit(version, changes, checkpoint, pins or {}, keep)
 
     def put_chunks(self, chunks: Mapping[str, bytes]) -> None:
-        self._committer.put_chunks(chunks)
+        with self._place.one_primary():
+            self._committer.put_chunks(chunks)
 
     def pin(self, v: int) -> None:
         self.get(v)
@@ -149,7 +150,8 @@ class RedisWeightStore:
         self._place.transaction("set flags", (keys.flags,), queue)
 
     def thin(self, now: int, keep: Collection[int] = ()) -> dict[str, int]:
-        return self._thinner.thin(now, keep)
+        with self._place.one_primary():
+            return self._thinner.thin(now, keep)
 
     def beat(self, heartbeat: Heartbeat, status: Mapping[str, Any] | None = None) -> None:
         rows = {"heartbeat": msgspec.json.encode(heartbeat)}
@@ -321,8 +323,8 @@ class RedisWeightStore:
     def user_states(self, keys: Sequence[int], checkpoint: int) -> list[bytes | None]:
         answer: list[bytes | None] = []
         for names in batches([self._keys.user(key) for key in keys]):
-            with self._place.errors("read user states of the trainer"):
-                found = self._script(keys=names, args=[checkpoint])
+            with self._place.errors("read user states of the trainer") as client:
+                found = client.eval(_STATES_AS_OF, len(names), *names, checkpoint)
             pairs = zip(names, found, strict=True)
             answer += [None if body is None else unseal_state(name, bytes(body)) for name, body in pairs]
         return answer

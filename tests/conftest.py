@@ -107,6 +107,43 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.kill()
 
 
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real Cluster of this session (`tests/redis_several.py`): no node is to be killed, others use it too; a busy
+    machine is no reason to fail over."""
+    from tests.redis_several import Cluster
+
+    with Cluster(tmp_path_factory.mktemp("redis-cluster"), node_timeout_ms=30_000) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url(redis_cluster: Any) -> str:
+    """Its redis+cluster:// URL."""
+    url: str = redis_cluster.url
+    return url
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """redis+sentinel:// URL of a real primary with a replica and a sentinel; not to be killed either."""
+    from tests.redis_several import Sentinels
+
+    with Sentinels(tmp_path_factory.mktemp("redis-sentinel"), sentinels=1, down_ms=30_000) as sentinels:
+        yield sentinels.url
+
+
+REDIS_URLS = ("redis_url", "redis_cluster_url", "redis_sentinel_url")
+"""The fixtures whose URL a store in Redis is opened with; a contract suite runs on each."""
+
+
+@pytest.fixture(params=REDIS_URLS)
+def any_redis_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a real Redis: of one server, of a Cluster, behind a sentinel."""
+    found: str = request.getfixturevalue(request.param)
+    return found
+
+
 def free_port() -> int:
     """A port of the loopback address that nobody listens on at this moment."""
     return free_ports(1)[0]

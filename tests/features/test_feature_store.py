@@ -10,16 +10,16 @@ import pytest
 from features.errors import StoreError
 from features.feature_store import EmbeddedFeatureStore, FeatureStore, UserStates
 from features.user_state import UserState
-from tests.conftest import fresh_tenant
+from tests.conftest import REDIS_URLS, fresh_tenant
 
 Open = Callable[[], FeatureStore]
 
 
-@pytest.fixture(params=["embedded", "redis"])
+@pytest.fixture(params=["embedded", *REDIS_URLS])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """A function that opens the same store anew."""
     opened: list[FeatureStore] = []
-    url = request.getfixturevalue("redis_url") if request.param == "redis" else ""
+    url = "" if request.param == "embedded" else request.getfixturevalue(request.param)
     tenant = fresh_tenant()
 
     def open_it() -> FeatureStore:

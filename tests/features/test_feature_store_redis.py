@@ -20,6 +20,7 @@ from features.user_state import UserState
 from service.settings import Settings
 from tests.conftest import fresh_tenant
 from tests.redis_server import RedisServer
+from tests.redis_several import client_of
 
 
 @pytest.fixture
@@ -28,14 +29,14 @@ def tenant() -> str:
 
 
 @pytest.fixture
-def store(redis_url: str, tenant: str) -> Iterator[RedisFeatureStore]:
-    with closing(RedisFeatureStore(redis_url, tenant, 50, ttl_days=2)) as made:
+def store(any_redis_url: str, tenant: str) -> Iterator[RedisFeatureStore]:
+    with closing(RedisFeatureStore(any_redis_url, tenant, 50, ttl_days=2)) as made:
         yield made
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with closing(redis.Redis.from_url(redis_url)) as made:
+def client(any_redis_url: str) -> Iterator[Any]:
+    with closing(client_of(any_redis_url)) as made:
         yield made
 
 
@@ -57,7 +58,12 @@ def name(tenant: str, key: int) -> str:
     return f"repl:{{{tenant}}}:u:{key:016x}"
 
 
-def test_a_state_is_one_round_trip(store: RedisFeatureStore, client: redis.Redis) -> None:
+def test_a_state_is_one_round_trip(redis_url: str, tenant: str) -> None:
+    with closing(RedisFeatureStore(redis_url, tenant)) as store, closing(redis.Redis.from_url(redis_url)) as client:
+        one_round_trip(store, client)
+
+
+def one_round_trip(store: RedisFeatureStore, client: Any) -> None:
     store.commit([state_of(5, 1, 2)], [], {"event/0": 2})
     assert store.get(5) is not None
 
@@ -82,7 +88,7 @@ def test_a_state_and_the_offsets_it_is_asked_with_are_one_round_trip(store: Redi
     assert (found.items.tolist(), offsets, len(trips)) == ([1, 2], {"event/1": 9}, 1)
 
 
-def test_a_state_lives_as_long_as_the_setting_says(store: RedisFeatureStore, client: redis.Redis, tenant: str) -> None:
+def test_a_state_lives_as_long_as_the_setting_says(store: RedisFeatureStore, client: Any, tenant: str) -> None:
     store.commit([state_of(5, 1)], [], {"event/0": 1})
     left: Any = client.ttl(name(tenant, 5))
     assert 2 * DAY - 60 < left <= 2 * DAY
@@ -108,7 +114,7 @@ def test_a_large_commit_goes_in_several_and_the_offsets_with_the_last(
 
 
 @pytest.mark.parametrize("poison", [b"", b"short", b"12345678" + b"x" * 40, seal_state(b"x" * 40)])
-def test_a_damaged_state_is_named(store: RedisFeatureStore, client: redis.Redis, tenant: str, poison: bytes) -> None:
+def test_a_damaged_state_is_named(store: RedisFeatureStore, client: Any, tenant: str, poison: bytes) -> None:
     client.set(name(tenant, 5), poison)
     with pytest.raises(StoreError, match="damaged") as told:
         store.get(5)
@@ -123,7 +129,7 @@ def test_a_damaged_state_is_named(store: RedisFeatureStore, client: redis.Redis,
 
 
 def test_states_of_the_format_before_are_read_and_written_anew(
-    store: RedisFeatureStore, client: redis.Redis, tenant: str
+    store: RedisFeatureStore, client: Any, tenant: str
 ) -> None:
     client.set(f"repl:{{{tenant}}}:u-format", "1")
     client.set(name(tenant, 5), seal_state(struct.pack("<BQqIQqB", 1, 5, 3, 1, 9, 1_000, 1)))
@@ -139,9 +145,9 @@ def test_states_of_the_format_before_are_read_and_written_anew(
 
 
 def test_another_process_reads_items_that_were_numbered_since(
-    store: RedisFeatureStore, redis_url: str, tenant: str
+    store: RedisFeatureStore, any_redis_url: str, tenant: str
 ) -> None:
-    with closing(RedisFeatureStore(redis_url, tenant, 50)) as other:
+    with closing(RedisFeatureStore(any_redis_url, tenant, 50)) as other:
         store.commit([state_of(5, 11, 12)], [], {})
         assert _items(other, 5) == [11, 12]
         store.commit([state_of(6, 12, 13, 14)], [], {})
@@ -158,7 +164,7 @@ def _items(store: RedisFeatureStore, key: int) -> list[int]:
 
 
 def test_a_list_of_items_that_is_another_one_is_not_believed(
-    store: RedisFeatureStore, client: redis.Redis, tenant: str
+    store: RedisFeatureStore, client: Any, tenant: str
 ) -> None:
     store.commit([state_of(5, 11, 12)], [], {})
     listed = f"repl:{{{tenant}}}:u-items"
@@ -170,14 +176,14 @@ def test_a_list_of_items_that_is_another_one_is_not_believed(
         store.get(5)
 
 
-def test_items_beyond_the_limit_keep_their_keys(redis_url: str, tenant: str) -> None:
-    with closing(RedisFeatureStore(redis_url, tenant, 50, max_items=2)) as store:
+def test_items_beyond_the_limit_keep_their_keys(any_redis_url: str, tenant: str) -> None:
+    with closing(RedisFeatureStore(any_redis_url, tenant, 50, max_items=2)) as store:
         store.commit([state_of(5, 11, 12), state_of(6, 12, 13)], [], {})
         store.commit([state_of(7, 14)], [], {})
         assert [_items(store, key) for key in (5, 6, 7)] == [[11, 12], [12, 13], [14]]
 
 
-def test_another_format_is_refused(store: RedisFeatureStore, client: redis.Redis, tenant: str) -> None:
+def test_another_format_is_refused(store: RedisFeatureStore, client: Any, tenant: str) -> None:
     client.set(f"repl:{{{tenant}}}:u-format", "9")
     with pytest.raises(StoreError, match="format b'9'"):
         store.get(5)
@@ -229,8 +235,8 @@ def test_full_is_said_and_over_afterwards(server: RedisServer, tenant: str) -> N
         assert store.offsets() == {"event/0": 2}
 
 
-def test_offsets_only_grow(store: RedisFeatureStore, redis_url: str, tenant: str) -> None:
-    with closing(RedisFeatureStore(redis_url, tenant, 50)) as other:
+def test_offsets_only_grow(store: RedisFeatureStore, any_redis_url: str, tenant: str) -> None:
+    with closing(RedisFeatureStore(any_redis_url, tenant, 50)) as other:
         store.commit([], [], {"event/0": 9})
         other.commit([], [], {"event/0": 4, "event/1": 1})
         assert store.offsets() == {"event/0": 9, "event/1": 1}
@@ -238,9 +244,9 @@ def test_offsets_only_grow(store: RedisFeatureStore, redis_url: str, tenant: str
 
 
 def test_a_ranker_that_is_behind_does_not_put_an_older_state_over_a_newer_one(
-    store: RedisFeatureStore, redis_url: str, tenant: str
+    store: RedisFeatureStore, any_redis_url: str, tenant: str
 ) -> None:
-    with closing(RedisFeatureStore(redis_url, tenant, 50)) as behind:
+    with closing(RedisFeatureStore(any_redis_url, tenant, 50)) as behind:
         for partition in (0, 2):  # places above 2^32 and 2^48, too
             for at in (7, 1 << 31, 1 << 33):
                 far, near = place(partition, at), place(partition, at - 2)
@@ -254,8 +260,9 @@ def test_a_ranker_that_is_behind_does_not_put_an_older_state_over_a_newer_one(
         assert store.get(1).items.tolist() == [9]  # type: ignore[union-attr]
 
 
-def test_who_read_offsets_before_a_loss_is_told_too(redis_url: str, client: redis.Redis, tenant: str) -> None:
-    with closing(RedisFeatureStore(redis_url, tenant, 50)) as one, closing(RedisFeatureStore(redis_url, tenant)) as two:
+def test_who_read_offsets_before_a_loss_is_told_too(any_redis_url: str, client: Any, tenant: str) -> None:
+    one, two = (RedisFeatureStore(any_redis_url, tenant, 50) for _ in range(2))
+    with closing(one), closing(two):
         one.commit([], [], {"event/1": 10})
         assert two.offsets() == {"event/1": 10}
         client.delete(f"repl:{{{tenant}}}:u-offsets")
@@ -267,10 +274,10 @@ def test_who_read_offsets_before_a_loss_is_told_too(redis_url: str, client: redi
         assert one.get(1) is None, "nothing was written"
 
 
-def test_the_settings_choose(tmp_path: Path, redis_url: str, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_choose(tmp_path: Path, any_redis_url: str, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(open_feature_store(Settings(data_dir=tmp_path))) as made:
         assert isinstance(made, EmbeddedFeatureStore)
-    given = Settings.model_validate({"data_dir": tmp_path, "user_states_url": redis_url, "tenant": tenant})
+    given = Settings.model_validate({"data_dir": tmp_path, "user_states_url": any_redis_url, "tenant": tenant})
     with closing(open_feature_store(given)) as made:
         assert isinstance(made, RedisFeatureStore)
         assert made.get(1) is None

@@ -32,6 +32,7 @@ from service.weight_redis_lease import RedisLease
 from service.weight_store import Heartbeat, open_weight_store
 from tests.conftest import KAFKA_USERS, unavailable
 from tests.redis_server import RedisServer
+from tests.redis_several import Cluster, tenant_on
 from tests.service.test_compare_versions import version
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -287,6 +288,38 @@ def test_a_user_who_may_only_read_and_a_replica(redis_of: Callable[..., RedisSer
             time.sleep(0.05)
     findings = found(at(data_dir, weights_url=SecretUrl(other.url)), "weights", "FAIL")
     assert "it is a replica" in said(findings)
+
+
+def test_every_node_of_a_cluster_is_judged(redis_cluster: Cluster, data_dir: Path) -> None:
+    settings = at(data_dir, weights_url=SecretUrl(redis_cluster.url), tenant=tenant_on())
+    findings = found(settings, "weights")
+    assert "FAIL" not in [one.verdict for one in findings], said(findings)
+    for server in redis_cluster.servers:
+        assert f":{server.port}" in said(findings)
+    with closing(redis_cluster.node(2)) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("maxmemory", 100 << 20)
+        try:
+            (broken,) = found(settings, "weights", "FAIL")
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", 0)
+    assert broken.what == f"node 127.0.0.1:{redis_cluster.servers[2].port}: it throws keys away when it is full"
+
+
+def test_primary_replica_and_sentinels_are_judged(redis_sentinel_url: str, data_dir: Path) -> None:
+    findings = found(at(data_dir, user_states_url=SecretUrl(redis_sentinel_url)), "user states")
+    assert "FAIL" not in [one.verdict for one in findings], said(findings)
+    assert "enough sentinels agree on 'shop'" in said(findings)
+    assert "replica 127.0.0.1:" in said(findings)
+    assert "name all (three or more)" in said(findings)
+    assert "word-of" not in said(findings)
+    wrong = redis_sentinel_url.replace("/shop", "/other")
+    (broken,) = found(at(data_dir, user_states_url=SecretUrl(wrong)), "user states")
+    assert "No such master" in broken.what
+    wrong = redis_sentinel_url.replace("sentinel_password=", "sentinel_password=x")
+    (broken,) = found(at(data_dir, user_states_url=SecretUrl(wrong)), "user states")
+    assert "WRONGPASS" in broken.what or "invalid" in broken.what
 
 
 # Kafka

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import redis
 
-from features.errors import Fenced, SettingsError, StoreError, WentBack
+from features.errors import Fenced, StoreError, WentBack
 from service.settings import Settings
 from service.weight_keeping import DAY
 from service.weight_redis_keys import Keys, seal, seal_version
@@ -31,6 +32,7 @@ from service.weight_store import (
 from service.weight_store_redis import RedisWeightStore
 from tests.conftest import fresh_tenant
 from tests.redis_server import RedisServer
+from tests.redis_several import client_of
 
 Open = Callable[..., RedisWeightStore]
 
@@ -41,11 +43,11 @@ def tenant() -> str:
 
 
 @pytest.fixture
-def open_store(redis_url: str, tenant: str) -> Iterator[Open]:
-    """Opens a store of this test's tenant (on the session's Redis, or at `url`)."""
+def open_at(tenant: str) -> Iterator[Open]:
+    """Opens a store of this test's tenant at a URL."""
     opened: list[RedisWeightStore] = []
 
-    def open_it(url: str = redis_url, **options: Any) -> RedisWeightStore:
+    def open_it(url: str, **options: Any) -> RedisWeightStore:
         opened.append(RedisWeightStore(url, tenant, **options))
         return opened[-1]
 
@@ -55,8 +57,14 @@ def open_store(redis_url: str, tenant: str) -> Iterator[Open]:
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with closing(redis.Redis.from_url(redis_url)) as made:
+def open_store(open_at: Open, any_redis_url: str) -> Open:
+    """Opens a store of this test's tenant on the session's Redis."""
+    return partial(open_at, any_redis_url)
+
+
+@pytest.fixture
+def client(any_redis_url: str) -> Iterator[Any]:
+    with closing(client_of(any_redis_url)) as made:
         yield made
 
 
@@ -158,11 +166,11 @@ def test_a_key_that_never_rests_is_said_after_bounded_tries(open_store: Open, mo
 
 
 def test_killed_between_chunks_and_transaction_weights_and_offsets_agree(
-    server: Callable[..., RedisServer], open_store: Open, monkeypatch: pytest.MonkeyPatch
+    server: Callable[..., RedisServer], open_at: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kill -9 of a Redis with appendfsync everysec at each write of a commit, and after it: all of it or none."""
     running = server("--appendonly", "yes", "--appendfsync", "everysec")
-    store = open_store(running.url, writer=True)
+    store = open_at(running.url, writer=True)
     states: dict[int, bytes | None] = {key: b"s%d" % key * 40 for key in range(1, 500)}
     put(store, 1, {"a": b"a1", "large": b"x" * 700_000}, states)
     writes, place = [0], store._place
@@ -205,7 +213,7 @@ def test_killed_between_chunks_and_transaction_weights_and_offsets_agree(
     latest = store.latest()
     assert latest is not None
     store.thin(latest.created)
-    assert len(open_store(running.url).versions(100)) >= 3
+    assert len(open_at(running.url).versions(100)) >= 3
 
 
 def agree(store: RedisWeightStore, v: int | None) -> None:
@@ -223,9 +231,9 @@ def agree(store: RedisWeightStore, v: int | None) -> None:
     assert store.changes_since(latest.v - 1) == [(latest.v, b"")]
 
 
-def test_a_redis_that_forgot_is_met_with_a_new_start(server: Callable[..., RedisServer], open_store: Open) -> None:
+def test_a_redis_that_forgot_is_met_with_a_new_start(server: Callable[..., RedisServer], open_at: Open) -> None:
     running = server()
-    store, reader = open_store(running.url, writer=True), open_store(running.url)
+    store, reader = open_at(running.url, writer=True), open_at(running.url)
     for v in (1, 2, 3):
         store.commit(version(v), b"")
     with closing(redis.Redis.from_url(running.url)) as client:
@@ -239,7 +247,7 @@ def test_a_redis_that_forgot_is_met_with_a_new_start(server: Callable[..., Redis
     assert latest.v == 1
 
 
-def test_lost_versions_are_seen_though_the_token_is_there(open_store: Open, client: redis.Redis, tenant: str) -> None:
+def test_lost_versions_are_seen_though_the_token_is_there(open_store: Open, client: Any, tenant: str) -> None:
     store = open_store(writer=True)
     keys = Keys(f"repl:{{{tenant}}}")
     for v in (1, 2, 3):
@@ -251,10 +259,10 @@ def test_lost_versions_are_seen_though_the_token_is_there(open_store: Open, clie
 
 
 def test_down_is_said_in_bounded_time_and_over_when_it_is_back(
-    server: Callable[..., RedisServer], open_store: Open
+    server: Callable[..., RedisServer], open_at: Open
 ) -> None:
     running = server("--appendonly", "yes", "--appendfsync", "always")
-    store = open_store(running.url, timeout_ms=300)
+    store = open_at(running.url, timeout_ms=300)
     store.commit(version(1), b"")
     running.kill()
     began = time.monotonic()
@@ -277,10 +285,10 @@ def test_down_is_said_in_bounded_time_and_over_when_it_is_back(
 
 
 def test_a_full_redis_refuses_clearly_and_goes_on_afterwards(
-    server: Callable[..., RedisServer], open_store: Open
+    server: Callable[..., RedisServer], open_at: Open
 ) -> None:
     running = server("--maxmemory", "100mb", "--maxmemory-policy", "noeviction")
-    store = open_store(running.url)
+    store = open_at(running.url)
     put(store, 1, {"a": b"a1"}, {3: b"s3"})
     with closing(redis.Redis.from_url(running.url)) as client:
         client.config_set("maxmemory", 1 << 20)
@@ -293,33 +301,33 @@ def test_a_full_redis_refuses_clearly_and_goes_on_afterwards(
     assert [found.v for found in store.versions()] == [2, 1]
 
 
-def test_a_wrong_password_is_said_and_never_shown(server: Callable[..., RedisServer], open_store: Open) -> None:
+def test_a_wrong_password_is_said_and_never_shown(server: Callable[..., RedisServer], open_at: Open) -> None:
     running = server(password="right-word")
-    right = open_store(running.url, writer=True)
+    right = open_at(running.url, writer=True)
     right.commit(version(1), b"")
-    wrong = open_store(running.url.replace("right-word", "wrong-word"))
-    none = open_store(f"redis://127.0.0.1:{running.port}/0")
+    wrong = open_at(running.url.replace("right-word", "wrong-word"))
+    none = open_at(f"redis://127.0.0.1:{running.port}/0")
     for store in (wrong, none):
         with pytest.raises(StoreError, match="check user and password") as told:
             store.latest()
         assert "-word" not in str(told.value) + str(told.value.as_dict())
 
 
-def test_a_user_without_the_right_to_write_is_told(server: Callable[..., RedisServer], open_store: Open) -> None:
+def test_a_user_without_the_right_to_write_is_told(server: Callable[..., RedisServer], open_at: Open) -> None:
     running = server()
     with closing(redis.Redis.from_url(running.url)) as client:
         may = ["+@read", "+@connection"]
         client.acl_setuser("reader", enabled=True, nopass=True, keys=["repl:*"], categories=may)
-    store = open_store(f"redis://reader:any@127.0.0.1:{running.port}/0")
+    store = open_at(f"redis://reader:any@127.0.0.1:{running.port}/0")
     assert store.latest() is None
     with pytest.raises(StoreError, match="ACL user"):
         store.commit(version(1), b"")
 
 
-def test_a_redis_that_throws_keys_away_is_refused(server: Callable[..., RedisServer], open_store: Open) -> None:
+def test_a_redis_that_throws_keys_away_is_refused(server: Callable[..., RedisServer], open_at: Open) -> None:
     running = server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     with pytest.raises(StoreError, match="maxmemory-policy allkeys-lru"):
-        open_store(running.url, writer=True)
+        open_at(running.url, writer=True)
 
 
 # damage
@@ -347,7 +355,7 @@ def with_beside(weights: bytes) -> Version:
     ],
 )
 def test_a_poisoned_version_is_named_and_never_served(
-    poison: Callable[[bytes], bytes], why: str, open_store: Open, client: redis.Redis, tenant: str
+    poison: Callable[[bytes], bytes], why: str, open_store: Open, client: Any, tenant: str
 ) -> None:
     open_store().commit(version(1), b"")
     keys = Keys(f"repl:{{{tenant}}}")
@@ -361,7 +369,7 @@ def test_a_poisoned_version_is_named_and_never_served(
 
 
 def test_damaged_chunks_changes_manifests_and_states_are_named(
-    open_store: Open, client: redis.Redis, tenant: str
+    open_store: Open, client: Any, tenant: str
 ) -> None:
     store, keys = open_store(), Keys(f"repl:{{{tenant}}}")
     put(store, 1, {"a": b"whole"}, {7: b"state"})
@@ -389,7 +397,7 @@ def test_damaged_chunks_changes_manifests_and_states_are_named(
             attempt()
 
 
-def test_a_newer_format_is_refused_by_name(open_store: Open, client: redis.Redis, tenant: str) -> None:
+def test_a_newer_format_is_refused_by_name(open_store: Open, client: Any, tenant: str) -> None:
     open_store().commit(version(1), b"")
     client.hset(Keys(f"repl:{{{tenant}}}").meta, "format", "9")
     with pytest.raises(StoreError, match="format 9"):
@@ -400,7 +408,7 @@ def test_a_newer_format_is_refused_by_name(open_store: Open, client: redis.Redis
 
 
 def test_every_key_is_the_tenants_and_what_is_thinned_is_gone(
-    open_store: Open, client: redis.Redis, tenant: str
+    open_store: Open, client: Any, tenant: str
 ) -> None:
     store = open_store()
     prefix = f"repl:{{{tenant}}}:w:"
@@ -420,7 +428,7 @@ def test_every_key_is_the_tenants_and_what_is_thinned_is_gone(
     assert store.user_states([1], 4)[0] == b"s", "a state passes to the next checkpoint that is kept"
 
 
-def test_states_of_a_commit_that_never_came_are_not_read_and_go(open_store: Open, client: redis.Redis) -> None:
+def test_states_of_a_commit_that_never_came_are_not_read_and_go(open_store: Open, client: Any) -> None:
     store = open_store()
     put(store, 1, {"a": b"a1"}, {7: b"one"})
     with pytest.raises(StoreError, match="was not put"):
@@ -440,8 +448,8 @@ def test_old_checkpoints_go_when_chunks_take_more_than_they_may(open_store: Open
     assert found.version == 3
 
 
-def test_old_checkpoints_take_at_most_half_of_redis(server: Callable[..., RedisServer], open_store: Open) -> None:
-    store = open_store(server("--maxmemory", "16mb", "--maxmemory-policy", "noeviction").url)
+def test_old_checkpoints_take_at_most_half_of_redis(server: Callable[..., RedisServer], open_at: Open) -> None:
+    store = open_at(server("--maxmemory", "16mb", "--maxmemory-policy", "noeviction").url)
     for v in range(1, 31):
         put(store, v, {"own": b"%03d" % v * 350_000}, {})  # 1 MB each: 30 MB in all, of 16
         store.thin(v)
@@ -460,17 +468,6 @@ def test_a_version_is_announced(open_store: Open) -> None:
         woken.wait(0.05)
 
 
-def test_other_schemes_and_tenants_are_refused_by_name() -> None:
-    for url, why in (
-        ("redis+cluster://h", "'redis\\+cluster' is not built yet"), ("redis+sentinel://h", "not built yet"),
-        ("mysql://h", "'mysql' is not known"), ("redis://h:port/0", "not a Redis URL"),
-    ):  # fmt: skip
-        with pytest.raises(SettingsError, match=why):
-            RedisWeightStore(url, "shop")
-    with pytest.raises(SettingsError, match="without braces"):
-        RedisWeightStore("redis://h", "a}b")
-
-
 def test_a_url_is_shown_without_its_password() -> None:
     url = "rediss://anna:" + "secret-word@cache.example:6380/2?password=secret-word"
     settings = Settings.model_validate({"weights_url": url, "user_states_url": url})
@@ -479,7 +476,7 @@ def test_a_url_is_shown_without_its_password() -> None:
     assert settings.model_dump(mode="json")["weights_url"] == "rediss://anna@cache.example:6380/2"
 
 
-def test_a_state_survives_msgpack_of_a_newer_program(open_store: Open, client: redis.Redis, tenant: str) -> None:
+def test_a_state_survives_msgpack_of_a_newer_program(open_store: Open, client: Any, tenant: str) -> None:
     """Fields that this program does not know are ignored."""
     open_store().commit(version(1), b"")
     more = msgspec.structs.asdict(version(1)) | {"colour": "red"}

@@ -26,14 +26,14 @@ from service.weight_store import (
     open_weight_store,
 )
 from service.weight_store_sqlite import EmbeddedWeightStore
-from tests.conftest import fresh_tenant
+from tests.conftest import REDIS_URLS, fresh_tenant
 
 
-@pytest.fixture(params=["embedded", "redis"])
+@pytest.fixture(params=["embedded", *REDIS_URLS])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], WeightStore]]:
     """A function that opens the same store anew."""
     opened: list[WeightStore] = []
-    url = request.getfixturevalue("redis_url") if request.param == "redis" else ""
+    url = "" if request.param == "embedded" else request.getfixturevalue(request.param)
     tenant = fresh_tenant()
 
     def open_it() -> WeightStore:
