@@ -109,6 +109,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
             f"log loss  {figures['loss_live']:.5f} live, {figures['loss_beside']:.5f} beside "
             f"({figures['ratio'] - 1:+.2%}) on {figures['shown']:.0f} shown items"
         )
+    if figures.get("auc_live") is not None and figures.get("auc_beside") is not None:
+        yield f"AUC       {figures['auc_live']:.4f} live, {figures['auc_beside']:.4f} beside"
     for name in ("hinders", "fetch_failed"):
         if found.get(name):
             yield f"{name.replace('_', ' '):<9} {found[name]}"

@@ -58,6 +58,8 @@ def _trainer(service: Service, status: dict[str, Any]) -> None:
     for name in ("live", "frozen"):
         found = calibration.get(name)
         metrics.calibration.labels(name).set(math.nan if found is None else found)
+    bases = service.running.bases
+    metrics.bases.update(status.get("bases") or {}, bases.live.sha256, bases.loaded)
     metrics.trainer.update(status, _heartbeat(service), service.clock())
 
 

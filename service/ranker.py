@@ -30,8 +30,9 @@ from service.metrics import Metrics
 from service.objectives import scores
 from service.plays import Plays
 from service.ranked import Question, Ranked
-from service.replica import Replica, Snapshot
+from service.replica import Replica
 from service.scorer import SideVector
+from service.snapshot import Snapshot
 from service.status import Freshness
 from service.user_vectors import history_of
 
@@ -182,6 +183,8 @@ class Ranker:
         chances = sigmoid(raw[:, places])
         freshness = self._freshness.of(question, snapshot)
         self._metrics.ranked(len(found.rows))
+        if question.log:
+            self._metrics.bases.answered(self._engine.artifact.sha256, snapshot.base, snapshot.beside)
         self._metrics.duplicates.inc(found.removed["duplicates"])
         self._metrics.unknown.inc(int(np.count_nonzero(found.rows < 0)))
         return Ranked(

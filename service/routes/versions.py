@@ -17,8 +17,8 @@ from service import openapi, requests
 from service.answers import ControlAnswer, VersionAnswer, VersionInfo, VersionList
 from service.core import Service
 from service.http import json_answer, request_id
-from service.replica import stack
 from service.routes import examples
+from service.snapshot import stack
 from service.weight_store import HEADS, Version
 
 STEP = 0.03
