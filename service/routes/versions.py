@@ -65,7 +65,7 @@ def _moved(service: Service, version: Version, against: int | None) -> dict[str,
     return dict(zip(HEADS, distances.tolist(), strict=True))
 
 
-def control(service: Service, kind: Kind, body: dict[str, Any]) -> int:
+def control(service: Service, kind: str, body: dict[str, Any]) -> int:
     """Append a control record; returns its offset."""
     text = msgspec.json.encode({"v": 1, "by": "http", **body})
     record = NewRecord(kind, service.settings.tenant, service.clock(), "control", text)
