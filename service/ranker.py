@@ -130,6 +130,8 @@ class Ranker:
             self._engine.assembler.put_hidden(z, place, hidden)
         snapshot, price = self._assemble(question, found, z, fields, query)
         base = self._engine.artifact.sha256
+        if question.log:
+            self._metrics.bases.answered(base, snapshot.base, snapshot.beside)
         if play.version is not None:
             snapshot = self._replica.pinned_to(snapshot, play.version, base)
         frozen = question.arm == "control" or play.does == "prior"
@@ -183,8 +185,6 @@ class Ranker:
         chances = sigmoid(raw[:, places])
         freshness = self._freshness.of(question, snapshot)
         self._metrics.ranked(len(found.rows))
-        if question.log:
-            self._metrics.bases.answered(self._engine.artifact.sha256, snapshot.base, snapshot.beside)
         self._metrics.duplicates.inc(found.removed["duplicates"])
         self._metrics.unknown.inc(int(np.count_nonzero(found.rows < 0)))
         return Ranked(

@@ -120,8 +120,7 @@ class Replica(Background):
             self._metrics.switched(found)
             self.passthrough = found
         if self._arms is not None:
-            base = self.snapshot.base or self._bases.home
-            self._arms.refresh(self._switchboard, base, self._bases.loaded[base].engine.prior.shape)
+            self._arms.refresh(self._switchboard, self._bases.priors)
 
     def start_from(self, copy: CopiedStore) -> bool:
         """Serve what a local copy holds until the store has a version; False where it is damaged (logged)."""
@@ -242,9 +241,8 @@ class Replica(Background):
             return wanted.watermark
 
     def fixed(self, base: str) -> Mapping[int, Fixed]:
-        """Versions that arms of experiments serve, as far as they are here and of this base."""
-        have = self._arms.have if self._arms is not None else {}
-        return {v: one for v, one in have.items() if one.base == base}
+        """Versions that arms of experiments serve, as far as they are here with weights of this base."""
+        return {} if self._arms is None else self._arms.have.get(base, {})
 
     def pinned_to(self, snapshot: Snapshot, v: int, base: str) -> Snapshot:
         """The snapshot with the weights of a version of `fixed`; counters stay those of the newest."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from service.artifact import Artifact, load_artifact
 from service.settings import Settings
 from service.testkit import BASE
+from tests.conftest import ROOT
 from tests.e2e.rollout_kit import Load, base_command, bases_of_users, nothing_is_mixed
 from tests.e2e.worker_shop import ITEMS, WorkerShop
 from tests.second_base import second_base
@@ -129,3 +132,20 @@ def test_the_next_stage_lets_every_worker_go_of_the_base_before(shop: WorkerShop
     kept = {one.name for one in (shop.data_dir / "vectors").iterdir()}
     assert kept == {old.sha256, third.sha256}
     assert sorted(mapped(shop, third.sha256)) == shop.workers
+
+
+def test_the_nightly_script_ends_with_one_where_a_base_is_refused_and_leaves_who_answered(
+    shop: WorkerShop, tmp_path: Path
+) -> None:
+    """Nothing was shown since it was staged, so that it cannot be judged."""
+    before = shop.rank("x")["base"]
+    fourth = second_base(tmp_path / "fourth", 0.3)
+    script = ROOT / "deploy/k8s/repl-ranker/nightly.sh"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    given = {**os.environ, **shop.environment, "PATH": path, "REPL_DATA_DIR": str(shop.data_dir), "JUDGE": "1"}
+    done = subprocess.run(["sh", str(script), str(fourth.dir)], env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "done     no" in done.stdout
+    status = base_command(shop.data_dir, shop.environment, "status")
+    assert (status["live"], status["percent"]) == (before, 0.0)
+    assert fourth.sha256 in (status["staged"], status["beside"])
