@@ -15,6 +15,7 @@ ReplError
 │   ├── Fenced            another trainer holds the store: this one must stop
 │   ├── StoreDown         it does not answer at all
 │   └── WentBack          the store holds less than was written to it: go on from what it holds
+├── Refused               what was asked for cannot be done as things stand: HTTP 409
 ├── UnknownVersion        no such weight version (or it was thinned out)
 ├── Unauthorised          a call without a key that is known: HTTP 401
 ├── Forbidden             a Host or an Origin that a loopback service does not trust; a key without the scope, or of
@@ -120,6 +121,10 @@ class WentBack(StoreError):
 
 class UnknownVersion(ReplError):
     code = "unknown_version"
+
+
+class Refused(ReplError):
+    code = "refused"
 
 
 class Unauthorised(ReplError):

@@ -205,6 +205,35 @@ class ControlAnswer(msgspec.Struct):
     offset: int
 
 
+class BasesAnswer(msgspec.Struct):
+    """GET /v1/bases: what the trainer says of the rollout, as `base status --json` (null: there is no trainer), and
+    what this ranker has loaded."""
+
+    request_id: str
+    version: int | None
+    ranker: dict[str, Any]
+    live: str | None = None
+    staged: str | None = None
+    beside: str | None = None
+    state: str | None = None
+    behind: int | None = None
+    percent: float | None = None
+    figures: dict[str, float | None] | None = None
+    hinders: str | None = None
+    fetch_failed: str | None = None
+    counts: dict[str, int] | None = None
+    last: dict[str, Any] | None = None
+
+
+class BaseControlAnswer(msgspec.Struct):
+    """A stage, promotion or revert: `pending` until the trainer has done it (status 202); `sha256`: of which base."""
+
+    request_id: str
+    pending: bool
+    offset: int
+    sha256: str | None
+
+
 class ModeAnswer(msgspec.Struct):
     """GET and POST /v1/mode: the mode of each surface, `recommendation` and `search`."""
 

@@ -21,7 +21,7 @@ from service.core import Service
 from service.direct import Direct
 from service.front import create_front
 from service.listener import bind
-from service.routes import events, health, mode, page, rank, vectors, versions
+from service.routes import bases, events, health, mode, page, rank, vectors, versions
 from service.settings import Settings
 from service.tenants import Tenants
 from service.tls import tls_options
@@ -38,7 +38,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="RepL Ranker",
         version="1",
-        summary="Ranks candidates, takes events, shows and moves weight versions.",
+        summary="Ranks candidates, takes events, shows and moves weight versions and bases.",
         docs_url=None,
         redoc_url=None,
     )
@@ -51,7 +51,7 @@ def create_app(service: Service) -> FastAPI:
         tenant=settings.tenant, limits=service.limits, written=settings.request_log,
     )  # fmt: skip
     app.include_router(ranking)
-    for part in (events, vectors, versions, mode, health, page):
+    for part in (events, vectors, versions, bases, mode, health, page):
         app.include_router(part.router(service))
     openapi.install(app)
     return app

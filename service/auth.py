@@ -55,7 +55,7 @@ def need_of(method: str, path: str) -> Need | None:
         return _METRICS if path == "/metrics" else None
     if path == "/v1/events":
         return _WRITE
-    if path.startswith(("/v1/versions", "/v1/mode")):
+    if path.startswith(("/v1/versions", "/v1/bases", "/v1/mode")):
         return _LOOK if method == "GET" else _ADMIN
     return _LOOK if path == "/v1/status" else _READ
 

@@ -3,6 +3,9 @@
 One thread, slow on purpose: fetch, check, load, encode the whole catalogue in small parts with pauses, warm up. Only
 then the base is among those that may answer. A base that cannot be had is tried again half a minute later; what is
 there goes on answering with its own weights. It decides on no answer (`bases.py` does).
+
+Of several workers the one that writes does all this, and another one does the rest once the vectors are there
+(`FollowedLoader`): it loads the graphs from the same data directory and maps those vectors.
 """
 
 from __future__ import annotations
@@ -29,9 +32,11 @@ from service.engine import Engine, find_installed, unknown_vectors
 from service.item_vectors import ItemVectors
 from service.last_layer import term_bounds
 from service.memory import trim
-from service.replica import Replica, stack
+from service.metrics_base import BaseMetrics
+from service.replica import Replica
 from service.scorer import Scorer
 from service.settings import Settings
+from service.snapshot import stack
 from service.user_vectors import SideVectors
 
 log = logging.getLogger(__name__)
@@ -46,16 +51,18 @@ PACE = 1.0
 Make = Callable[[Engine], LoadedBase]
 
 
-def engine_beside(home: Engine, artifact: Artifact, vectors: Path) -> Engine:
+def engine_beside(home: Engine, artifact: Artifact, vectors: Path, *, follows: bool = False) -> Engine:
     """An engine of another base over the same lock, catalogue, user states and counters; nothing is encoded yet.
 
-    vectors: where item vectors lie. Raises ArtifactError, SchemaError, StoreError."""
+    vectors: where item vectors lie; follows: another process encodes them.
+    Raises ArtifactError, SchemaError, StoreError."""
     artifact.require_schema(home.schema)
     layout = ZLayout(artifact.manifest.hidden, home.schema)
     artifact.require_layout(layout.names, layout.fingerprint)
     scorer = Scorer(artifact)
-    places = ItemVectors(vectors / artifact.sha256, unknown_vectors(scorer))
+    places = ItemVectors(vectors / artifact.sha256, unknown_vectors(scorer), follows=follows)
     places.reserve(len(home.catalogue))
+    waiting = 0 if follows else len(home.catalogue)
     terms = layout.terms()
     return replace(
         home,
@@ -68,25 +75,28 @@ def engine_beside(home: Engine, artifact: Artifact, vectors: Path) -> Engine:
         terms=terms,
         bounds=term_bounds(terms),
         prior=stack({head: mean for head, (mean, _) in artifact.prior.items()}),
-        waiting=np.arange(len(home.catalogue), dtype=np.int64),  # what is up to date is seen by its content
+        waiting=np.arange(waiting, dtype=np.int64),  # what is up to date is seen by its content
     )
 
 
-class BaseLoader(Background):
-    """`loading`: the base it is at work on; `failed`: why the last one could not be had."""
+class Loader(Background):
+    """`loading`: the base it is at work on; `failed`: why the last one could not be had.
+
+    What follows `_unused` is what a role may do in its own way."""
 
     def __init__(
         self,
         settings: Settings,
         bases: Bases,
-        encoders: Encoders,
         replica: Replica,
         make: Make,
         warm: Callable[[LoadedBase], None],
+        metrics: BaseMetrics,
     ) -> None:
         """make: ranker, retriever and encoder around an engine; warm: run its kernels and graphs once."""
-        self._settings, self._bases, self._encoders, self._replica = settings, bases, encoders, replica
+        self._settings, self._bases, self._replica, self._metrics = settings, bases, replica, metrics
         self._make, self._warm = make, warm
+        self._vectors = settings.data_dir / "vectors"
         self._failed_at: dict[str, float] = {}
         self._unnamed: dict[str, float] = {}
         self.loading: str | None = None
@@ -96,12 +106,14 @@ class BaseLoader(Background):
     def _run(self) -> None:
         if hasattr(os, "setpriority"):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # of this thread alone, on Linux
-        while not self._stop.wait(LOOK_SECONDS):
+        while not self._stop.is_set():
             self.look()
+            self._stop.wait(LOOK_SECONDS)
 
     def look(self) -> None:
         """Load one that is named and not here, or let one go."""
         named = self._replica.named
+        self._metrics.here(self._bases.loaded, named)
         now = time.monotonic()
         for sha256, url in named.items():
             waits = now - self._failed_at.get(sha256, -RETRY_SECONDS) < RETRY_SECONDS
@@ -131,46 +143,133 @@ class BaseLoader(Background):
     def _load(self, sha256: str, url: str) -> None:
         began = time.monotonic()
         artifact = find_installed(self._settings, sha256) or fetch(url, self._settings.data_dir / "base", sha256)
-        made = self._make(engine_beside(self._bases.live.engine, artifact, self._settings.data_dir / "vectors"))
+        made = self._make(self._engine(artifact))
         try:
-            if not self._encoded(made):
-                self._encoders.drop(made.encoder)
+            if not self._prepared(made):
+                self._dropped(made)
                 return
             self._warm(made)
         except Exception:
-            self._encoders.drop(made.encoder)
+            self._dropped(made)
             raise
-        self._encoders.add(made.encoder)
-        with made.engine.lock:
-            made.engine.use_realtime(self._bases.live.engine.realtime)
-            self._bases.add(made)
-        self._replica.choose_again()
-        tidy(self._settings.data_dir / "base", {*self._bases.loaded, *self._replica.named})
-        log.info("a base is loaded", extra={"base": sha256, "seconds": round(time.monotonic() - began, 2)})
-
-    def _encoded(self, made: LoadedBase) -> bool:
-        """Encode all items; False where this thread has to end before."""
-        made.encoder.pace = PACE
-        made.encoder.start()
-        while made.encoder.waiting:
-            made.encoder.wake()
+        while not self._add(made):
             if self._stop.wait(0.05):
-                return False
-        made.encoder.pace = 0.0
-        return True
+                return
+        self._replica.choose_again()
+        self._tidy()
+        seconds = time.monotonic() - began
+        self._metrics.seconds.set(seconds)
+        log.info("a base is loaded", extra={"base": sha256, "seconds": round(seconds, 2)})
 
     def _let_go(self, named: set[str], now: float) -> None:
         """Drop what was named by no version for a while, and does not answer."""
-        snapshot = self._replica.snapshot
-        unused = set(self._bases.loaded) - named - {snapshot.base, snapshot.beside}
-        self._unnamed = {name: self._unnamed.get(name, now) for name in unused}
+        self._unnamed = {name: self._unnamed.get(name, now) for name in self._unused(named)}
         for name, since in self._unnamed.items():
-            if now - since >= GRACE_SECONDS:
+            if self._over(name, now - since):
                 with self._bases.live.engine.lock:
                     dropped = self._bases.drop(name)
-                self._encoders.drop(dropped.encoder)
-                shutil.rmtree(self._settings.data_dir / "vectors" / name, ignore_errors=True)
+                self._dropped(dropped)
                 log.info("a base was let go", extra={"base": name})
                 del dropped
                 trim()
                 return
+
+    def _add(self, made: LoadedBase) -> bool:
+        """Let it answer; False where it cannot yet."""
+        with made.engine.lock:
+            if not self._complete(made.engine):
+                return False
+            made.engine.use_realtime(self._bases.live.engine.realtime)
+            self._bases.add(made)
+        return True
+
+    def _unused(self, named: set[str]) -> set[str]:
+        """Bases that nobody needs."""
+        snapshot = self._replica.snapshot
+        return set(self._bases.loaded) - named - {snapshot.base, snapshot.beside}
+
+    def _engine(self, artifact: Artifact) -> Engine:
+        return engine_beside(self._bases.live.engine, artifact, self._vectors)
+
+    def _prepared(self, made: LoadedBase) -> bool:
+        """Wait until all items have vectors; False where this thread has to end before."""
+        raise NotImplementedError
+
+    def _complete(self, engine: Engine) -> bool:
+        """Whether every row has a place; the caller holds the lock."""
+        return True
+
+    def _over(self, name: str, seconds: float) -> bool:
+        """Whether a base goes that was not named for so long."""
+        return seconds >= GRACE_SECONDS
+
+    def _dropped(self, made: LoadedBase) -> None:
+        """It does not answer, any more or at all."""
+
+    def _tidy(self) -> None:
+        """One more is loaded."""
+
+
+class BaseLoader(Loader):
+    """Of a ranker alone, and of the worker that writes: it encodes, and keeps the directories of bases and vectors."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        bases: Bases,
+        encoders: Encoders,
+        replica: Replica,
+        make: Make,
+        warm: Callable[[LoadedBase], None],
+        metrics: BaseMetrics,
+    ) -> None:
+        """See `Loader`."""
+        super().__init__(settings, bases, replica, make, warm, metrics)
+        self._encoders = encoders
+
+    def _prepared(self, made: LoadedBase) -> bool:
+        encoder = made.encoder
+        assert encoder is not None
+        encoder.pace = PACE
+        encoder.start()
+        while encoder.waiting:
+            encoder.wake()
+            if self._stop.wait(0.05):
+                return False
+        encoder.pace = 0.0
+        self._encoders.add(encoder)
+        return True
+
+    def _tidy(self) -> None:
+        tidy(self._settings.data_dir / "base", {*self._bases.loaded, *self._replica.named})
+
+    def _dropped(self, made: LoadedBase) -> None:
+        assert made.encoder is not None
+        self._encoders.drop(made.encoder)
+        if made.sha256 not in self._replica.named:
+            shutil.rmtree(self._vectors / made.sha256, ignore_errors=True)
+
+
+class FollowedLoader(Loader):
+    """Of a worker that follows: `Replica.named` are the bases that the writer has loaded."""
+
+    def _engine(self, artifact: Artifact) -> Engine:
+        return engine_beside(self._bases.live.engine, artifact, self._vectors, follows=True)
+
+    def _prepared(self, made: LoadedBase) -> bool:
+        return True
+
+    def _complete(self, engine: Engine) -> bool:
+        engine.vectors.reserve(len(engine.catalogue))
+        return engine.vectors.capacity >= len(engine.catalogue)
+
+    def _unused(self, named: set[str]) -> set[str]:
+        """Those whose vectors were let go of, too: the writer may make new ones, which what is mapped here is not."""
+        live, loaded = self._bases.live.sha256, self._bases.loaded
+        return super()._unused(named) | {name for name in loaded if name != live and self._replaced(name)}
+
+    def _over(self, name: str, seconds: float) -> bool:
+        return self._replaced(name) or super()._over(name, seconds)
+
+    def _replaced(self, name: str) -> bool:
+        return self._bases.loaded[name].engine.vectors.replaced

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from features.keys import actor_key
@@ -21,7 +23,8 @@ from service.ranker import Fields, Ranker
 from service.retriever import Match, Retriever
 
 if TYPE_CHECKING:
-    from service.replica import Replica, Snapshot
+    from service.replica import Replica
+    from service.snapshot import Snapshot
 
 BUCKETS = 10_000
 
@@ -33,8 +36,8 @@ class LoadedBase:
     engine: Engine
     ranker: Ranker
     retriever: Retriever
-    encoder: ItemEncoder
-    """Not started in a worker that reads what another one encodes."""
+    encoder: ItemEncoder | None
+    """None in a worker that reads what another one encodes."""
 
     @property
     def sha256(self) -> str:
@@ -74,6 +77,11 @@ class Bases:
         """Put a newly loaded real-time state in place of the old one; the caller holds the engine's lock."""
         for base in self.loaded.values():
             base.engine.use_realtime(fresh)
+
+    @property
+    def priors(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The prior (2, d) of every base that is loaded."""
+        return {name: base.engine.prior for name, base in self.loaded.items()}
 
     @property
     def live(self) -> LoadedBase:

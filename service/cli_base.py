@@ -7,7 +7,6 @@ stands in the trainer's status. Only `fetch` and `stage` touch files: they put t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,7 +28,9 @@ Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait for the tra
 @app.command("fetch")
 def fetch_base(source: Source, data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
     """Fetch a base into DATA_DIR/base and check every file; nothing is served by it yet."""
-    report({"base": _fetched(settings_of(data_dir, config), source)}, json)
+    from service.base_rollout import fetched
+
+    report({"base": fetched(settings_of(data_dir, config), source)}, json)
 
 
 @app.command("stage")
@@ -42,10 +43,11 @@ def stage(
 ) -> None:
     """Have rankers load a base beside the one that answers, and the trainer learn its last layer in the background."""
     settings = settings_of(data_dir, config)
-    sha256 = _fetched(settings, source)
-    url = source if "://" in source else str(Path(source).resolve())
+    from service.base_rollout import stage_body
+
+    body = stage_body(settings, source)
     with open_store(settings) as store:
-        answer = _carried_out(settings, store, "base-stage", {"sha256": sha256, "url": url}, wait)
+        answer = _carried_out(settings, store, "base-stage", body, wait)
     _report(answer, json, wait)
 
 
@@ -64,9 +66,11 @@ def promote(
 ) -> None:
     """Answer by the staged base; refused with the figures where its log loss is more than 2 % above the live pair's."""
     settings = settings_of(data_dir, config)
+    from service.base_rollout import promote_body, said
+
     with open_store(settings) as store:
-        waited(wait, lambda: not _status(store).get("hinders"))
-        body = {"sha256": base or _status(store).get("beside") or "", "percent": percent}
+        waited(wait, lambda: not said(store).get("hinders"))
+        body = promote_body(store, base, percent)
         answer = _carried_out(settings, store, "base-promote", body, max(10.0, wait))
     _report(answer, json, wait)
 
@@ -88,10 +92,10 @@ def revert(
 @app.command("status")
 def status(data_dir: DataDir = None, config: Config = None, json: Json = False) -> None:
     """Which base answers, which one stands beside it, how far that one has come, and both pairs' log loss."""
+    from service import base_rollout
+
     with open_store(settings_of(data_dir, config)) as store:
-        found = _status(store)
-        latest = store.latest()
-    answer = {"version": None if latest is None else latest.v, **found}
+        answer = base_rollout.status(store)
     report(answer, json, lambda: _lines(answer))
 
 
@@ -109,36 +113,23 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
             f"log loss  {figures['loss_live']:.5f} live, {figures['loss_beside']:.5f} beside "
             f"({figures['ratio'] - 1:+.2%}) on {figures['shown']:.0f} shown items"
         )
+    if figures.get("auc_live") is not None and figures.get("auc_beside") is not None:
+        yield f"AUC       {figures['auc_live']:.4f} live, {figures['auc_beside']:.4f} beside"
     for name in ("hinders", "fetch_failed"):
         if found.get(name):
             yield f"{name.replace('_', ' '):<9} {found[name]}"
 
 
-def _status(store: WeightStore) -> dict[str, Any]:
-    found: dict[str, Any] = store.status().get("bases", {})
-    return found
-
-
-def _fetched(settings: Settings, source: str) -> str:
-    from service.base_fetch import fetch
-
-    return fetch(source, settings.data_dir / "base").sha256
-
-
 def _carried_out(
     settings: Settings, store: WeightStore, kind: str, body: dict[str, Any], wait: float
 ) -> dict[str, Any]:
-    """Append the record, and wait for what becomes of it: {…body, done, reason, figures?, pending}."""
+    """Append the record, and wait for what becomes of it: {…body, offset, done, reason, figures?, pending}."""
+    from service.base_rollout import became
+
     place = control(settings, kind, body)
-
-    def last() -> dict[str, Any]:
-        found: dict[str, Any] = _status(store).get("last", {})
-        return found
-
-    if not waited(wait, lambda: last().get("place", -1) >= place):
-        return {**body, "offset": place, "done": False, "reason": "the trainer has not answered", "pending": True}
-    answered = {name: value for name, value in last().items() if name in ("done", "reason", "figures")}
-    return {**body, "offset": place, **answered, "pending": False}
+    waited(wait, lambda: became(store, body, place) is not None)
+    pending = {**body, "offset": place, "done": False, "reason": "the trainer has not answered", "pending": True}
+    return became(store, body, place) or pending
 
 
 def _report(answer: dict[str, Any], json: bool, waited: float) -> None:

@@ -20,7 +20,7 @@ from service import logs
 from service.arm_weights import ArmWeights
 from service.auth import Auth, open_auth
 from service.background import Background
-from service.base_loader import BaseLoader
+from service.base_loader import BaseLoader, FollowedLoader, Loader
 from service.bases import AnyRanker, AnyRetriever, Bases, LoadedBase
 from service.drain import Drain
 from service.encoders import ChangedRows, Encoders
@@ -71,8 +71,8 @@ class Running:
         engine.users.store = timed(engine.users.store, metrics.store_seconds)
         self._follows = service.worker is not None and not service.worker.leads
         self._changes = ChangedRows(engine.catalogue)
-        home = self._encoder(engine)
-        self._encoders = None if self._follows else Encoders(home, engine.lock)
+        home = None if self._follows else self._encoder(engine)
+        self._encoders = None if home is None else Encoders(home, engine.lock)
         self.watch = self._watch(engine)
         self.consumer = UserStateConsumer(
             service.log,
@@ -117,24 +117,31 @@ class Running:
         )
         self.bases.begin(self._loaded(engine, home), self.replica)
         self.ranker, self.retriever = AnyRanker(self.bases), AnyRetriever(self.bases)
-        self.loader = None if service.worker is not None else self._loader(service)
+        self.loader = self._loader(service)
 
     def bases_status(self) -> dict[str, Any]:
         """Which bases are loaded, which answers, what is being loaded and why the last one could not be."""
-        loader = self.loader
-        work = (None, None) if loader is None else (loader.loading, loader.failed)
-        return {**self.bases.status(), "loading": work[0], "failed": work[1]}
+        return {**self.bases.status(), "loading": self.loader.loading, "failed": self.loader.failed}
 
-    def _loader(self, service: Service) -> BaseLoader:
-        """Other bases, beside the first. (Workers share the tables of one base: they load another when they start.)"""
-        assert self._encoders is not None
+    def _loader(self, service: Service) -> Loader:
+        """Other bases, beside the first."""
+
+        def warm(made: LoadedBase) -> None:
+            warm_up(made, service.objectives, service.clock())
+
+        metrics = service.metrics.bases
+        if self._encoders is None:
+            return FollowedLoader(
+                service.settings, self.bases, self.replica, lambda made: self._loaded(made, None), warm, metrics
+            )
         return BaseLoader(
             service.settings,
             self.bases,
             self._encoders,
             self.replica,
             lambda made: self._loaded(made, self._encoder(made)),
-            lambda made: warm_up(made, service.objectives, service.clock()),
+            warm,
+            metrics,
         )
 
     def _watch(self, engine: Engine) -> StatesWatch | None:
@@ -155,7 +162,7 @@ class Running:
             self._changes,
         )
 
-    def _loaded(self, engine: Engine, encoder: ItemEncoder) -> LoadedBase:
+    def _loaded(self, engine: Engine, encoder: ItemEncoder | None) -> LoadedBase:
         """Everything that answers by this engine's base."""
         settings = self._service.settings
         ranker = Ranker(
@@ -201,7 +208,9 @@ class Running:
     def _publisher(self, service: Service, engine: Engine) -> Publisher:
         """For the other workers of this machine."""
         waiting = self.encoder
-        made = Publisher(service.settings.data_dir, engine, self.replica, lambda: waiting.waiting, service.clock)
+        made = Publisher(
+            service.settings.data_dir, engine.realtime, self.bases, self.replica, lambda: waiting.waiting, service.clock
+        )
         self.replica.changing = made.changing
         return made
 
@@ -247,10 +256,9 @@ class Running:
 
     def _threads(self) -> list[Background]:
         """In the order in which they start."""
-        encoder = None if self._follows else self.bases.live.encoder
         every = (
-            self.watch, self.consumer, encoder, self.replica, self.impressions, self.janitor, self.titles,
-            self.copier, self.publisher, self.loader,
+            self.watch, self.consumer, self.bases.live.encoder, self.replica, self.impressions, self.janitor,
+            self.titles, self.copier, self.publisher, self.loader,
         )  # fmt: skip
         return [part for part in every if part is not None]
 

@@ -30,10 +30,10 @@ from service.artifact import MANIFEST, SAMPLE, Artifact, find_base, load_artifac
 from service.catalogue_store import CatalogueStore
 from service.item_vectors import ItemVectors
 from service.last_layer import Bounds, Terms, term_bounds
-from service.replica import stack
 from service.scorer import ItemInput, Scorer
 from service.settings import Settings
 from service.shared_users import SharedUserStates
+from service.snapshot import stack
 from service.states_beside import BesideUserStates
 from service.user_vectors import SideVectors
 from service.worker import Worker

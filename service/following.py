@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from features.catalogue_followed import FollowedCatalogue
 from features.errors import NotReady, StoreError, UnknownVersion
 from features.feature_store import FeatureStore
@@ -25,7 +23,7 @@ from service.arm_weights import ArmWeights
 from service.bases import Bases
 from service.engine import Engine
 from service.metrics import Metrics
-from service.replica import Replica, Snapshot
+from service.replica import Replica
 from service.shared_place import Announcement, announced
 from service.shared_tables import Tables
 from service.shared_users import SharedUserStates
@@ -85,7 +83,8 @@ class FollowedReplica(Replica):
             bases.use_realtime,
             arms,
         )
-        self._engine, self._data_dir = engine, data_dir
+        assert isinstance(engine.catalogue, FollowedCatalogue)
+        self._catalogue, self._data_dir = engine.catalogue, data_dir
         self._tables = Tables(engine.realtime)
         self._count = -1
         self._switched = 0.0
@@ -110,17 +109,23 @@ class FollowedReplica(Replica):
             self._switch()
             if not self._says_failing:
                 self._look_at_switches()
-        catalogue = self._engine.catalogue
-        assert isinstance(catalogue, FollowedCatalogue)
-        if catalogue.behind():
+        if self._catalogue.behind():
             with self._lock:
-                self._engine.vectors.reserve(int(catalogue.published))
-                catalogue.follow(self._engine.vectors.capacity)
-        if self._tables.count != self._count:
+                self._catalogue.follow(self._room())
+        if self._tables.count != self._count or self._again:
             with self._lock:
                 self._take()
         self.failing = self._says_failing or self._silent() or self._tables.head.torn
         return not self.failing
+
+    def _room(self) -> int:
+        """Rows that the vectors of all bases have, as far as one may answer; the caller holds the lock."""
+        loaded, snapshot = self._bases.loaded, self.snapshot
+        may = {self._bases.live.sha256, snapshot.beside, *self.named} & loaded.keys()
+        places = [loaded[name].engine.vectors for name in may]
+        for vectors in places:
+            vectors.reserve(int(self._catalogue.published))
+        return min(vectors.capacity for vectors in places)
 
     def _look_at_switches(self) -> None:
         """Passthrough and the arms' versions are asked of the store: the writer's tables do not hold them."""
@@ -137,15 +142,12 @@ class FollowedReplica(Replica):
         found = announced(self._data_dir)
         if found is None:
             return
-        catalogue = self._engine.catalogue
-        assert isinstance(catalogue, FollowedCatalogue)
         try:
-            if found.catalogue != catalogue.place:
+            if found.catalogue != self._catalogue.place:
                 fresh = SharedPages(found.catalogue)
                 with self._lock:
-                    catalogue.attach(fresh)
-                    self._engine.vectors.reserve(int(catalogue.published))
-                    catalogue.follow(self._engine.vectors.capacity)
+                    self._catalogue.attach(fresh)
+                    self._catalogue.follow(self._room())
             if found.counters != self._tables.place:
                 tables = Tables(counters_at(found.counters, self._realtime.config))
                 with self._lock:
@@ -160,24 +162,16 @@ class FollowedReplica(Replica):
         """What the writer told last; the caller holds the lock."""
         self._count = self._tables.count
         told = self._tables.told()
-        if told is None:
+        if told is None or not told.loaded:  # it was killed while it told, the first time or a later one
             return
+        self._again = False
         self._tables.state.items.follow()
         self._tables.state.categories.follow()
-        self.beat, self.copied, self.foreign_base = told.beat, told.copied, told.foreign_base
+        self.beat, self.copied = told.beat, told.copied
         self._says_failing, self.waiting = told.failing, told.waiting
-        if told.version or told.weights:
-            self.snapshot = Snapshot(
-                version=told.version,
-                weights_version=told.weights_version,
-                weights=np.frombuffer(told.weights, np.float64).reshape(self.prior.shape),
-                weights_through=told.weights_through,
-                counters_through=told.counters_through,
-                following=told.following,
-                offsets=told.offsets,
-                base=self._bases.home,
-            )
-            self._metrics.version.set(told.version)
+        self.named = dict.fromkeys(told.loaded, "")
+        self.offer, self.snapshot = told.offer, self._chosen(told.offer)
+        self._metrics.version.set(told.offer.version)
 
     def reading(self) -> Iterator[None]:
         """Around what is read of counters together with the snapshot: again where both have changed meanwhile."""

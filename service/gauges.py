@@ -8,6 +8,7 @@ from typing import Any
 from features.errors import LogError, StoreError
 from features.event_log import EventLog
 from service.core import Running, Service
+from service.metrics import Metrics
 from service.numbers import trainer_numbers
 
 DEAD_LETTERS = "dead-letter/"
@@ -22,12 +23,20 @@ def update_gauges(service: Service) -> None:
     metrics.items.set(len(running.engine.catalogue))
     metrics.served_waiting.set(running.impressions.waiting)
     metrics.encoding_waiting.set(running.encoder.waiting)
-    for name, off in running.experiments.off(running.arms.have).items():
-        metrics.experiment_off.labels(name).set(off)
+    _experiments(running, metrics)
     waiting = running.events_behind()
     metrics.behind.set(math.nan if waiting is None else waiting)
     metrics.dead_letters.set(_dead_letters(service.log))
     _trainer(service, trainer_numbers(service))
+
+
+def _experiments(running: Running, metrics: Metrics) -> None:
+    """Off: for some of the users, or for all; by the bases that answer them."""
+    snapshot = running.replica.snapshot
+    answering = {running.bases.live.sha256} | ({snapshot.beside} if snapshot.percent else set())
+    by_base = [running.experiments.off(running.replica.fixed(base)) for base in answering]
+    for name in by_base[0]:
+        metrics.experiment_off.labels(name).set(any(off[name] for off in by_base))
 
 
 def _ages(service: Service, running: Running) -> None:
@@ -58,6 +67,8 @@ def _trainer(service: Service, status: dict[str, Any]) -> None:
     for name in ("live", "frozen"):
         found = calibration.get(name)
         metrics.calibration.labels(name).set(math.nan if found is None else found)
+    bases = service.running.bases
+    metrics.bases.update(status.get("bases") or {}, bases.live.sha256, bases.loaded)
     metrics.trainer.update(status, _heartbeat(service), service.clock())
 
 

@@ -70,6 +70,7 @@ class ItemVectors:
         self.capacity = 0
         self.encoded = 0
         self.generation = 0
+        self._file = 0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         size = self._stored_rows()
@@ -116,6 +117,7 @@ class ItemVectors:
 
     def _map(self, rows: int, filled: int | None = None) -> None:
         """Take arrays of so many rows; those from `filled` on get the unknown item's vector."""
+        self._file = self._file_now()
         made = {name: self._array(name, dtype, shape, rows) for name, (dtype, shape) in _ARRAYS.items()}
         blocks = self._array("blocks", np.int8, (COARSE, BLOCK), rows // BLOCK)
         if filled is not None:
@@ -140,10 +142,23 @@ class ItemVectors:
         One that follows takes what its writer has made room for, which may be less.
         """
         if rows > self.capacity and self._follows:
-            self._map(self._stored_rows())
+            stored = 0 if self.replaced else self._stored_rows()
+            if stored > self.capacity:
+                self._map(stored)
         elif rows > self.capacity:
             more = self.capacity // 2 + _GROW if self._folder is None else _STEP
             self._open(max(rows, self.capacity + more), self.capacity)
+
+    @property
+    def replaced(self) -> bool:
+        """Of one that follows: whether its writer has let go of the files that are mapped here, or made new ones."""
+        return self._file_now() != self._file
+
+    def _file_now(self) -> int:
+        try:
+            return 0 if self._folder is None else self._path("content").stat().st_ino
+        except OSError:
+            return 0
 
     def put(
         self,

@@ -1,6 +1,7 @@
 """The counters and gauges of a ranker, in its own Prometheus registry. It measures nothing by itself.
 
-What the trainer says of itself stands in `metrics_trainer.py`; docs/operations.md lists every name.
+What the trainer says of itself stands in `metrics_trainer.py`, bases in `metrics_base.py`; docs/operations.md lists
+every name.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from prometheus_client import Gauge as AnyGauge
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.delays import Delays
+from service.metrics_base import BaseMetrics
 from service.metrics_trainer import TrainerMetrics
 from service.worker import METRICS
 
@@ -94,6 +96,7 @@ class Metrics:
         )
         self.dead_letters = Gauge("repl_dead_letters", "dead letters that lie in the log", registry=r)
         self.trainer = TrainerMetrics(r)
+        self.bases = BaseMetrics(r)
         self.trainer_behind = Gauge(
             "repl_trainer_behind_records", "records of the log that the trainer has not learned", registry=r
         )
@@ -148,4 +151,5 @@ class Metrics:
             return generate_latest(self.registry)
         everybody = CollectorRegistry()
         MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+        everybody.register(self.bases)  # names of bases, which no file holds
         return generate_latest(everybody)

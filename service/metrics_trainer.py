@@ -37,26 +37,27 @@ class TrainerMetrics:
     def update(self, status: Mapping[str, Any], heartbeat: int | None, now: int) -> None:
         """status: the trainer's status row, {} without one; heartbeat: when it last beat, ms; now: ms."""
         self._heartbeat.set(math.nan if heartbeat is None else max(0, now - heartbeat) / 1_000)
-        self._lag.set(_number(status.get("lag_ms")) / 1_000)
-        self._rate.set(_number(status.get("events_per_second")))
-        self._kept.set(_number(status.get("negatives_kept")))
+        self._lag.set(number(status.get("lag_ms")) / 1_000)
+        self._rate.set(number(status.get("events_per_second")))
+        self._kept.set(number(status.get("negatives_kept")))
         self._differing.set(len(status["differing"]) if "differing" in status else math.nan)
         waiting = status.get("waiting") or {}
         for queue in QUEUES:
-            self._waiting.labels(queue).set(_number(waiting.get(queue)))
+            self._waiting.labels(queue).set(number(waiting.get(queue)))
         for gauge, part in ((self._records, "totals"), (self._labels, "counts")):
             for name, value in (status.get(part) or {}).items():
-                gauge.labels(str(name)).set(_number(value))
+                gauge.labels(str(name)).set(number(value))
         self._progressive(status.get("progressive") or {})
 
     def _progressive(self, windows: Mapping[str, Any]) -> None:
         for window in WINDOWS:
             found = windows.get(window) or {}
-            self._examples.labels(window).set(_number(found.get("examples")))
+            self._examples.labels(window).set(number(found.get("examples")))
             for weights in WEIGHTS:
-                self._loss.labels(weights, window).set(_number(found.get(f"loss_{weights}")))
-                self._auc.labels(weights, window).set(_number(found.get(f"auc_{weights}")))
+                self._loss.labels(weights, window).set(number(found.get(f"loss_{weights}")))
+                self._auc.labels(weights, window).set(number(found.get(f"auc_{weights}")))
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """What a status row holds at a place; NaN for what is no number."""
     return float(value) if isinstance(value, int | float) else math.nan

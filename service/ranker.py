@@ -30,8 +30,9 @@ from service.metrics import Metrics
 from service.objectives import scores
 from service.plays import Plays
 from service.ranked import KnownState, Question, Ranked
-from service.replica import Replica, Snapshot
+from service.replica import Replica
 from service.scorer import SideVector
+from service.snapshot import Snapshot
 from service.status import Freshness
 from service.user_vectors import history_of
 
@@ -133,6 +134,8 @@ class Ranker:
             self._engine.assembler.put_hidden(z, place, hidden)
         snapshot, price = self._assemble(question, found, z, fields, query)
         base = self._engine.artifact.sha256
+        if question.log:
+            self._metrics.bases.answered(base, snapshot.base, snapshot.beside)
         if play.version is not None:
             snapshot = self._replica.pinned_to(snapshot, play.version, base)
         frozen = question.arm == "control" or play.does == "prior"

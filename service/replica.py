@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,8 @@ from service.background import Background
 from service.local_copy import CopiedStore
 from service.metrics import Metrics
 from service.passthrough import surfaces_of
-from service.weight_store import HEADS, Beside, Version, WeightStore, decode_weights
+from service.snapshot import Offer, Snapshot, named_bases, pairs_of
+from service.weight_store import Version, WeightStore
 
 if TYPE_CHECKING:
     from service.bases import Bases
@@ -36,59 +37,6 @@ ANNOUNCED_SECONDS = 0.25
 """Between two polls of a store that announces its versions: heartbeats, and announcements that were lost."""
 REALTIME = "realtime/"
 TRAINER_SILENT_MS = 10_000
-Pair = Version | Beside
-"""A base with its weights: `base`, `weights`, `weights_version`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What is served: weights f64 (2, d) and how far each state goes (ms; None before there is one).
-
-    `following`: the weights are the newest (neither pinned nor held by the gate), so that they are trained as far as
-    the trainer has come, even where there was nothing to learn.
-    """
-
-    version: int
-    weights_version: int
-    weights: npt.NDArray[np.float64]
-    weights_through: int | None
-    counters_through: int | None
-    following: bool = False
-    offsets: Mapping[str, int] = field(default_factory=dict)
-    base: str = ""  # that the weights are of
-    beside: str = ""  # another base that is loaded here, which answers `percent` of the users
-    beside_weights: npt.NDArray[np.float64] | None = None
-    beside_version: int = 0
-    percent: float = 0.0
-
-    def weights_of(self, base: str) -> tuple[npt.NDArray[np.float64] | None, int]:
-        """(weights, their version) of a base; (None, 0) where there are none."""
-        if base == self.base:
-            return self.weights, self.weights_version
-        return (self.beside_weights, self.beside_version) if base == self.beside else (None, 0)
-
-
-def stack(vectors: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
-    """Weights of both heads as one f64 (2, d)."""
-    return np.ascontiguousarray(np.stack([vectors[head] for head in HEADS]), np.float64)
-
-
-def serving_pair(wanted: Version, loaded: set[str]) -> Pair | None:
-    """The version itself where its base is loaded here; until then the pair beside it, which is kept up to date too."""
-    if wanted.base in loaded:
-        return wanted
-    beside = wanted.beside
-    return beside if beside is not None and beside.weights and beside.base in loaded else None
-
-
-def named_bases(*versions: Version) -> dict[str, str]:
-    """sha256 → url of all bases that versions speak of."""
-    found: dict[str, str] = {}
-    for version in versions:
-        found.setdefault(version.base, version.url)
-        if version.beside is not None:
-            found.setdefault(version.beside.base, version.beside.url)
-    return found
 
 
 class Replica(Background):
@@ -115,6 +63,7 @@ class Replica(Background):
         self._announce = store.follow
         self._lock, self._metrics, self._clock, self._on_reload = lock, metrics, clock, on_reload
         self.prior = prior
+        self.offer = Offer()
         self.snapshot = Snapshot(0, 0, prior, None, None, base=bases.home)
         self.named: Mapping[str, str] = {}
         """sha256 → url of the bases that the versions in use speak of."""
@@ -171,8 +120,7 @@ class Replica(Background):
             self._metrics.switched(found)
             self.passthrough = found
         if self._arms is not None:
-            base = self.snapshot.base or self._bases.home
-            self._arms.refresh(self._switchboard, base, self._bases.loaded[base].engine.prior.shape)
+            self._arms.refresh(self._switchboard, self._bases.priors)
 
     def start_from(self, copy: CopiedStore) -> bool:
         """Serve what a local copy holds until the store has a version; False where it is damaged (logged)."""
@@ -254,69 +202,47 @@ class Replica(Background):
     def _apply(self, changes: list[Ops], latest: Version, pinned: int | None) -> None:
         wanted = latest if pinned is None else self._store.get(pinned)
         self.named = named_bases(wanted, latest)
-        pair = serving_pair(wanted, set(self._bases.loaded))
-        weights, source = self._weights(wanted, pair)
-        beside = self._beside(wanted, pair)
-        joined = Ops.concat(changes) if changes else None
-        through = source.watermark if source is not None else None
-        following = source is not None and pinned is None and latest.held is None
-        fresh = Snapshot(
+        following = pinned is None and latest.held is None
+        offer = Offer(
             version=latest.v,
-            weights_version=0 if source is None or pair is None else pair.weights_version,
-            weights=weights,
-            weights_through=latest.watermark if following else through,
-            following=following,
+            pairs=pairs_of(wanted),
+            weights_through=latest.watermark if following else self._trained_through(wanted),
             counters_through=latest.counters_through,
+            following=following,
             offsets=latest.offsets,
-            base=self._bases.home if pair is None else pair.base,
-            beside="" if beside is None else beside.base,
-            beside_weights=None if beside is None else self._checked(wanted.v, beside),
-            beside_version=0 if beside is None else beside.weights_version,
-            percent=0.0 if beside is None else beside.percent,
         )
+        fresh = self._chosen(offer)
+        joined = Ops.concat(changes) if changes else None
         with self._lock, self.changing():
             if joined is not None:
                 self._realtime.apply(joined)
-            self.snapshot = fresh
+            self.offer, self.snapshot = offer, fresh
         self._pinned, self._hash = pinned, latest.hash
         self.copied = False
         self._metrics.version.set(latest.v)
         self._metrics.hold(self._held, latest.held)
         self._held = latest.held
 
-    def _weights(
-        self, wanted: Version, pair: Pair | None
-    ) -> tuple[npt.NDArray[np.float64], Version | None]:
-        """The weights to serve and the version they come from; the prior where they are of bases that are not here."""
-        self.foreign_base = None if pair is not None else wanted.base
-        if pair is None:
-            return self._bases.loaded[self._bases.home].engine.prior, None
-        origin = wanted
-        if pair.weights_version != wanted.v:
-            try:
-                origin = self._store.get(pair.weights_version)
-            except UnknownVersion:  # thinned out; its weights are also in `wanted`
-                origin = wanted
-        return self._checked(wanted.v, pair), origin
+    def _chosen(self, offer: Offer) -> Snapshot:
+        """What is served of an offer here; the prior where none of its bases is. Raises StoreError, ValueError."""
+        loaded = self._bases.priors
+        pair = offer.to_serve(loaded)
+        self.foreign_base = offer.pairs[0].base if pair is None and offer.pairs else None
+        return offer.snapshot(loaded, self._bases.home)
 
-    def _checked(self, v: int, pair: Pair) -> npt.NDArray[np.float64]:
-        weights = stack(decode_weights(pair.weights))
-        prior = self._bases.loaded[pair.base].engine.prior
-        if weights.shape != prior.shape:
-            raise StoreError(f"version {v} has weights {weights.shape}, not {prior.shape}")
-        return weights
-
-    def _beside(self, wanted: Version, pair: Pair | None) -> Beside | None:
-        """The pair beside the one that is served, if it is loaded here and has weights."""
-        beside = wanted.beside
-        if beside is None or not beside.weights or pair is not wanted or beside.base not in self._bases.loaded:
-            return None
-        return beside
+    def _trained_through(self, wanted: Version) -> int:
+        """Event time (ms) of the weights to serve, where they are not the newest."""
+        pair = Offer(pairs=pairs_of(wanted)).to_serve(self._bases.priors)
+        if pair is None or pair.weights_version == wanted.v:
+            return wanted.watermark
+        try:
+            return self._store.get(pair.weights_version).watermark
+        except UnknownVersion:  # thinned out; its weights are also in `wanted`
+            return wanted.watermark
 
     def fixed(self, base: str) -> Mapping[int, Fixed]:
-        """Versions that arms of experiments serve, as far as they are here and of this base."""
-        have = self._arms.have if self._arms is not None else {}
-        return {v: one for v, one in have.items() if one.base == base}
+        """Versions that arms of experiments serve, as far as they are here with weights of this base."""
+        return {} if self._arms is None else self._arms.have.get(base, {})
 
     def pinned_to(self, snapshot: Snapshot, v: int, base: str) -> Snapshot:
         """The snapshot with the weights of a version of `fixed`; counters stay those of the newest."""

@@ -129,6 +129,27 @@ class PinRequest(msgspec.Struct, forbid_unknown_fields=True):
     wait_ms: Wait | None = None
 
 
+class StageRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/bases/stage; `source`: a base's sha256 that is here, or a place that the setting base_sources allows."""
+
+    source: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    wait_ms: Wait | None = None
+
+
+class PromoteRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/bases/promote; `base`: sha256 (the one beside); `percent`: of the users, by their hash."""
+
+    base: str = ""
+    percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 100.0
+    wait_ms: Wait | None = None
+
+
+class RevertRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/bases/revert."""
+
+    wait_ms: Wait | None = None
+
+
 class ModeRequest(msgspec.Struct, forbid_unknown_fields=True):
     """POST /v1/mode; without `surface` all of them: 0 recommendation, 1 search."""
 

@@ -66,6 +66,9 @@ class Settings(BaseModel):
     base_dir: Path | None = Field(
         None, description="base model to serve; unset: data_dir/base, else the sample"
     )
+    base_sources: tuple[str, ...] = Field(
+        (), description="directories and http(s) addresses, with commas, under which a base may be staged over HTTP"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="logs from this level upwards"
     )
@@ -211,6 +214,16 @@ class Settings(BaseModel):
         ge=1 << 15,
         description="bytes of the first base's three tables; unset: 1/20 of the IDs as rows. Later bases keep them",
     )
+
+    @field_validator("base_sources", mode="before")
+    @classmethod
+    def _sources(cls, value: Any) -> Any:
+        """A text is a list with commas; a relative or empty place would allow what nobody meant."""
+        found = [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+        for one in found:
+            if not str(one).startswith(("/", "http://", "https://")):
+                raise ValueError(f"{one!r} is neither an absolute directory nor an http(s) address")
+        return found
 
     _experiments = field_validator("experiments")(check_experiments)
 

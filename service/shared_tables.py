@@ -7,7 +7,7 @@ no store and reads no log.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,9 +17,11 @@ import numpy as np
 from features.realtime import RealtimeState
 from features.shared_pages import SharedHead, SharedPages
 from service.background import Background
+from service.bases import Bases
 from service.engine import Engine
 from service.replica import Replica
 from service.shared_place import Announcement, announce
+from service.snapshot import Offer
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +31,14 @@ _LENGTH, _TOLD, _BEAT = 0, 1, 2
 
 
 class Told(msgspec.Struct, frozen=True):
-    """The served snapshot (`service/replica.py`) and what the writer's threads say of themselves."""
+    """What there is to serve (each worker chooses by the bases it has loaded), the bases that the writer has loaded,
+    and what its threads say of themselves."""
 
-    version: int = 0
-    weights_version: int = 0
-    weights: bytes = b""
-    weights_through: int | None = None
-    counters_through: int | None = None
-    following: bool = False
-    offsets: Mapping[str, int] = {}
+    offer: Offer = Offer()
+    loaded: tuple[str, ...] = ()
     beat: tuple[int, int, int] | None = None
     failing: bool = False
     copied: bool = False
-    foreign_base: str | None = None
     waiting: int = 0
 
 
@@ -90,15 +87,26 @@ class Publisher(Background):
     """The writer's side: `changing` around every change of the counters, and a look 20 times a second."""
 
     def __init__(
-        self, data_dir: Path, engine: Engine, replica: Replica, waiting: Callable[[], int], clock: Callable[[], int]
+        self,
+        data_dir: Path,
+        realtime: RealtimeState,
+        bases: Bases,
+        replica: Replica,
+        waiting: Callable[[], int],
+        clock: Callable[[], int],
     ) -> None:
         """waiting: how many items are not encoded yet."""
-        self._data_dir, self._engine, self._replica = data_dir, engine, replica
+        self._data_dir, self._bases, self._replica = data_dir, bases, replica
         self._waiting, self._clock = waiting, clock
-        self._tables = Tables(engine.realtime)
+        self._tables = Tables(realtime)
         self._last, self._last_waiting = b"", 0
         self._announced: Announcement | None = None
         super().__init__("publisher")
+
+    @property
+    def _engine(self) -> Engine:
+        """That of the base that answers: the first one may be let go."""
+        return self._bases.live.engine
 
     def _current(self) -> Tables:
         if self._tables.state is not self._engine.realtime:
@@ -117,19 +125,13 @@ class Publisher(Background):
             tables.tell(self._last)
 
     def _told(self) -> bytes:
-        replica, snapshot = self._replica, self._replica.snapshot
+        replica = self._replica
         told = Told(
-            version=snapshot.version,
-            weights_version=snapshot.weights_version,
-            weights=snapshot.weights.tobytes(),
-            weights_through=snapshot.weights_through,
-            counters_through=snapshot.counters_through,
-            following=snapshot.following,
-            offsets=snapshot.offsets,
+            offer=replica.offer,
+            loaded=tuple(self._bases.loaded),
             beat=replica.beat,
             failing=replica.failing,
             copied=replica.copied,
-            foreign_base=replica.foreign_base,
             waiting=self._last_waiting,
         )
         return msgspec.msgpack.encode(told)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from service.metrics import Metrics
 from service.ranked import Question
-from service.replica import Replica, Snapshot
+from service.replica import Replica
+from service.snapshot import Snapshot
 
 STATE_FAILED_MS = 5_000
 

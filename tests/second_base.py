@@ -12,13 +12,13 @@ from service.artifact import Artifact, load_artifact, write_artifact
 from service.testkit import BASE
 
 
-def second_base(place: Path) -> Artifact:
+def second_base(place: Path, weigh: float = 0.1) -> Artifact:
     """The test kit's base with its tables turned round: other hidden vectors, which weigh less in its prior."""
     first = load_artifact(BASE)
     layout = ZLayout(first.manifest.hidden, Schema.default())
     prior = {head: (mean.copy(), covariance) for head, (mean, covariance) in first.prior.items()}
     for mean, _ in prior.values():
-        mean[: layout.hidden] *= 0.1
+        mean[: layout.hidden] *= weigh
     manifest = msgspec.structs.replace(first.manifest, origin={"data": "tests: another base"})
     tables = {name: table[::-1].copy() for name, table in first.tables.items()}
     write_artifact(

@@ -1,7 +1,8 @@
 """The gate before another base is promoted: both pairs' progressive log loss on the same shown items. It promotes none.
 
 Each item is judged once, when the time for a click is over: by P(click) of both pairs' weights at the moment when it
-was shown, and by one label for both. Sums fade with an hour of event time.
+was shown, and by one label for both. Sums fade with an hour of event time, and so do the histograms of both pairs'
+logits, behind the AUC that people are shown; the gate does not look at it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.gate_stats import auc
 from trainer.join import Join
 from trainer.join_rows import ACCEPTED
 
@@ -26,6 +28,10 @@ LEAST_SHOWN, LEAST_CLICKS = 500.0, 10.0
 TAU_MS = 3_600_000.0
 WAITING = 50_000  # rankings that wait for their time, at most: the oldest are forgotten
 _EDGE = 1e-7
+BINS, _LEAST, _MOST = 256, -12.0, 4.0
+"""Of logits, from least to most: what lies outside shares the last bins."""
+
+_SHAPE = (2, 2, BINS)  # live | beside, label, bin
 
 
 class Judged(msgspec.Struct):
@@ -37,6 +43,7 @@ class Judged(msgspec.Struct):
     clicks: float = 0.0
     live: float = 0.0
     beside: float = 0.0
+    histogram: bytes = b""  # f64 of _SHAPE; a checkpoint of before has none
 
 
 class BaseGate:
@@ -46,6 +53,8 @@ class BaseGate:
         judged = judged or Judged()
         self._waiting: deque[tuple[int, int]] = deque(judged.waiting, WAITING)
         self._sums = judged
+        stored = np.frombuffer(judged.histogram, "<f8")
+        self._histogram = stored.reshape(_SHAPE).copy() if len(stored) else np.zeros(_SHAPE)
 
     def show(self, ranking: int, due: int) -> None:
         """A ranking (by hash) was shown to both; its labels are judged at `due` (ms)."""
@@ -65,6 +74,8 @@ class BaseGate:
             self._sums.clicks += float(clicked.sum())
             self._sums.live += _loss(mine[0][both], clicked)
             self._sums.beside += _loss(theirs[0][both], clicked)
+            for pair, p in enumerate((mine[0][both], theirs[0][both])):
+                np.add.at(self._histogram[pair], (clicked.astype(np.int64), _bins(p)), 1.0)
 
     def _fade(self, t: int) -> None:
         sums = self._sums
@@ -72,13 +83,15 @@ class BaseGate:
         sums.at = max(sums.at, t)
         sums.shown, sums.clicks = sums.shown * factor, sums.clicks * factor
         sums.live, sums.beside = sums.live * factor, sums.beside * factor
+        self._histogram *= factor
 
     def swap(self) -> None:
         """The pairs have changed places."""
         self._sums.live, self._sums.beside = self._sums.beside, self._sums.live
+        self._histogram = self._histogram[::-1].copy()
 
     def figures(self) -> dict[str, Any]:
-        """Items and clicks judged, mean log loss of both pairs, and their ratio (None before there is one)."""
+        """Items and clicks judged; both pairs' mean log loss and AUC, the losses' ratio (None before there is one)."""
         sums = self._sums
         n = sums.shown
         return {
@@ -86,6 +99,8 @@ class BaseGate:
             "clicks": round(sums.clicks, 1),
             "loss_live": sums.live / n if n >= 1 else None,
             "loss_beside": sums.beside / n if n >= 1 else None,
+            "auc_live": _known(auc(self._histogram[0])[0]),
+            "auc_beside": _known(auc(self._histogram[1])[0]),
             "ratio": sums.beside / sums.live if n >= 1 and sums.live > 0 else None,
         }
 
@@ -107,7 +122,19 @@ class BaseGate:
 
     def state(self) -> Judged:
         """For a checkpoint."""
-        return msgspec.structs.replace(self._sums, waiting=list(self._waiting))
+        histogram = self._histogram.astype("<f8").tobytes()
+        return msgspec.structs.replace(self._sums, waiting=list(self._waiting), histogram=histogram)
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _bins(p: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Where the logit of each probability lies among BINS."""
+    p = np.clip(p, _EDGE, 1.0 - _EDGE)
+    place = (np.log(p / (1.0 - p)) - _LEAST) / (_MOST - _LEAST) * BINS
+    return np.clip(place, 0, BINS - 1).astype(np.int64)
 
 
 def _loss(p: NDArray[np.float64], clicked: NDArray[np.bool_]) -> float:

@@ -100,6 +100,8 @@ class Rollout:
 
     def _no_promotion(self, sha256: str) -> str | None:
         shadow = self.shadow
+        if not sha256:
+            return "no base stands beside the answering one: stage one first"
         if shadow is None or sha256 != shadow.base:
             waits = sha256 == self.staged
             return f"base {sha256[:12]} " + ("is not here yet: wait for its files" if waits else "is not staged")

@@ -17,8 +17,8 @@ from service import openapi, requests
 from service.answers import ControlAnswer, VersionAnswer, VersionInfo, VersionList
 from service.core import Service
 from service.http import json_answer, request_id
-from service.replica import stack
 from service.routes import examples
+from service.snapshot import stack
 from service.weight_store import HEADS, Version
 
 STEP = 0.03
@@ -65,7 +65,7 @@ def _moved(service: Service, version: Version, against: int | None) -> dict[str,
     return dict(zip(HEADS, distances.tolist(), strict=True))
 
 
-def control(service: Service, kind: Kind, body: dict[str, Any]) -> int:
+def control(service: Service, kind: str, body: dict[str, Any]) -> int:
     """Append a control record; returns its offset."""
     text = msgspec.json.encode({"v": 1, "by": "http", **body})
     record = NewRecord(kind, service.settings.tenant, service.clock(), "control", text)

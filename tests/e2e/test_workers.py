@@ -7,112 +7,24 @@ import http.client
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import service.testkit
-from tests.conftest import ROOT, free_port, http_call
-
-ITEMS = [f"i{k}" for k in range(30)]
-
-
-def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in found.split()]
-
-
-class Shop:
-    """`serve --workers 2`, and a learner."""
-
-    def __init__(self, data_dir: Path, **settings: str) -> None:
-        self.port, self.data_dir, self._more = free_port(), data_dir, settings
-        self.output = data_dir.parent / "serve.log"
-        self.ranker = self._start("serve", "--port", str(self.port), "--workers", "2")
-        self.learner = self._start("learn")
-
-    def _start(self, command: str, *more: str) -> subprocess.Popen[bytes]:
-        known = {name: value for name, value in os.environ.items() if not name.startswith("REPL_")}
-        base = Path(service.testkit.__file__).parent / "testkit_base"
-        settings = {"REPL_BASE_DIR": str(base), "REPL_HOLD_MS": "300", "REPL_CONTROL_SHARE": "0"} | self._more
-        words = [sys.executable, "-m", "trainer.cli", command, "--data-dir", str(self.data_dir), *more]
-        with self.output.open("ab") as file:
-            return subprocess.Popen(words, cwd=ROOT, env=known | settings, stdout=file, stderr=file)
-
-    def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        return http_call(self.port, method, path, body)
-
-    def text(self, path: str) -> str:
-        import urllib.request
-
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
-            found: str = answer.read().decode()
-            return found
-
-    def send(self, *events: dict[str, Any]) -> str:
-        now = int(time.time() * 1_000)
-        stamped = [{"id": f"{now}-{k}", "timestamp": now, **event} for k, event in enumerate(events)]
-        status, answer = self.call("POST", "/v1/events", stamped)
-        assert (status, answer.get("accepted")) == (200, len(events)), answer
-        token: str = answer["token"]
-        return token
-
-    def rank(self, user: str, **more: Any) -> dict[str, Any]:
-        status, answer = self.call("POST", "/v1/rank", {"items": ITEMS, "user": user, **more})
-        assert status == 200, (status, answer, self.output.read_text()[-3_000:])
-        found: dict[str, Any] = answer
-        return found
-
-    def values(self, user: str, item: str, **more: Any) -> dict[str, float]:
-        answer = self.rank(user, explain=True, **more)
-        part = next(part for part in answer["explain"] if part["id"] == item)
-        return {term["name"]: term["value"] for term in part["terms"]}
-
-    def until(self, done: Callable[[], bool], seconds: float, what: str) -> None:
-        began = time.monotonic()
-        while not done():
-            assert self.ranker.poll() is None, self.output.read_text()
-            assert time.monotonic() - began < seconds, f"{what}: not within {seconds:g} s\n{self.output.read_text()}"
-            time.sleep(0.02)
-
-    def always(self, done: Callable[[], bool], seconds: float, what: str, times: int = 12) -> None:
-        """Until it holds so often in a row, on connections of their own: that no worker says otherwise."""
-        self.until(lambda: all(done() for _ in range(times)), seconds, what)
-
-    def answering(self) -> int:
-        """How often a worker began to answer."""
-        return self.output.read_text().count("Started server process")
-
-    @property
-    def workers(self) -> list[int]:
-        """Process ids; the first is the one that writes."""
-        return sorted(children(self.ranker.pid))
-
-    def end(self) -> None:
-        for child in (self.ranker, self.learner):
-            child.terminate()
-        for child in (self.ranker, self.learner):
-            child.wait(40)
+from tests.e2e.worker_shop import ITEMS, WorkerShop
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerShop]:
     place = tmp_path_factory.mktemp("workers") / "data"
     place.mkdir()
-    made = Shop(place)
+    made = WorkerShop(place, 2)
     try:
-        made.until(lambda: made.answering() == 2, 90, "both workers answer")
-        kinds = [{"event": "item", "item": name, "fields": {"title": f"red lamp {name}", "price": 3}} for name in ITEMS]
-        made.send(*kinds)
-        made.always(lambda: made.call("GET", "/v1/status")[1]["items"] == len(ITEMS), 30, "both know the items")
-        made.always(lambda: made.rank("x")["version"] > 0, 60, "both serve a version")
+        made.open(2)
         yield made
     finally:
         made.end()
@@ -121,7 +33,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 
 @pytest.mark.timeout(240)
-def test_every_worker_knows_items_clicks_counters_and_versions(shop: Shop) -> None:
+def test_every_worker_knows_items_clicks_counters_and_versions(shop: WorkerShop) -> None:
     pids = shop.workers
     assert len(pids) == 2
     token = shop.send({"event": "interaction", "type": "click", "user": "anna", "item": "i7"})
@@ -142,12 +54,12 @@ def test_every_worker_knows_items_clicks_counters_and_versions(shop: Shop) -> No
     shop.always(lambda: shop.call("POST", "/v1/retrieve", asked)[1]["ids"] == ["brand new"], 10, "both find it")
 
 
-def counted(shop: Shop, name: str) -> float:
+def counted(shop: WorkerShop, name: str) -> float:
     found = re.search(rf"^{re.escape(name)} (\S+)$", shop.text("/metrics"), re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
-def test_any_worker_gives_the_sum_of_all(shop: Shop) -> None:
+def test_any_worker_gives_the_sum_of_all(shop: WorkerShop) -> None:
     name = 'repl_http_answers_total{route="/v1/rank",status="200"}'
     before = counted(shop, name)
     for _ in range(40):
@@ -161,7 +73,7 @@ def test_any_worker_gives_the_sum_of_all(shop: Shop) -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("which", [1, 0])
-def test_a_killed_worker_is_started_again_while_the_other_answers(shop: Shop, which: int) -> None:
+def test_a_killed_worker_is_started_again_while_the_other_answers(shop: WorkerShop, which: int) -> None:
     """0 writes the tables. New connections find a worker that answers; nothing that was counted is lost."""
     name = 'repl_http_answers_total{route="/v1/rank",status="200"}'
     before, pids, starts = counted(shop, name), shop.workers, shop.answering()
@@ -192,7 +104,7 @@ def test_a_killed_worker_is_started_again_while_the_other_answers(shop: Shop, wh
     assert counted(shop, name) >= before + asked, "what it had counted is still counted"
 
 
-def test_a_term_signal_ends_all_of_them_and_leaves_what_was_read(shop: Shop) -> None:
+def test_a_term_signal_ends_all_of_them_and_leaves_what_was_read(shop: WorkerShop) -> None:
     pids = shop.workers
     shop.ranker.terminate()
     assert shop.ranker.wait(40) == 0
@@ -223,7 +135,7 @@ def test_a_rate_is_that_of_all_workers_together(tmp_path: Path) -> None:
     """Connections that are kept, on both workers, each of which would let the whole rate through by itself."""
     rate, burst, seconds = 40, 1.0, 5.0
     (tmp_path / "data").mkdir()
-    shop = Shop(tmp_path / "data", REPL_REQUESTS_PER_SECOND=str(rate), REPL_BURST_SECONDS=str(burst))
+    shop = WorkerShop(tmp_path / "data", 2, REPL_REQUESTS_PER_SECOND=str(rate), REPL_BURST_SECONDS=str(burst))
     kept: list[http.client.HTTPConnection] = []
     try:
         shop.until(lambda: shop.answering() == 2, 90, "both workers answer")

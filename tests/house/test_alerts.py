@@ -117,6 +117,12 @@ CASES: dict[str, tuple[Series, Series]] = {
             'repl_progressive_examples{window="10m"}': "90x200",
         },
     ),
+    "BaseNotLoaded": (one("repl_bases_missing", "1"), one("repl_bases_missing", "0")),
+    "BaseStuck": (
+        {'repl_base_state{instance="a",state="catching up"}': "1x200"},
+        {'repl_base_state{instance="a",state="alone"}': ALL, 'repl_base_state{instance="a",state="fetching"}': NONE},
+    ),
+    "BaseRefused": (one("repl_base_refused", "1"), one("repl_base_refused", "0")),
     "ReplayDiffers": (one("repl_trainer_differing_versions", "4"), one("repl_trainer_differing_versions", "0")),
 }
 

@@ -38,6 +38,7 @@ EVERYTHING: dict[str, Any] = {
         "from": [{"namespaceSelector": {"matchLabels": {"team": "shop"}}}],
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
     },
+    "nightly": {"enabled": True, "claim": "nightly-bases", "archive": "s3://bucket/shop", "percent": 2.5},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
 }
 LITTLE = {
@@ -94,8 +95,14 @@ def everything(chart: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tu
     return {(one["kind"], one["metadata"]["name"].removeprefix("shop-repl-ranker")): one for one in found}
 
 
+def template(one: dict[str, Any]) -> dict[str, Any] | None:
+    """The template of what an object's pods are made from; of a CronJob that of its job."""
+    found: dict[str, Any] | None = one.get("spec", {}).get("jobTemplate", one).get("spec", {}).get("template")
+    return found
+
+
 def pods(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [one["spec"]["template"]["spec"] for one in objects if "template" in one.get("spec", {})]
+    return [made["spec"] for made in map(template, objects) if made is not None]
 
 
 def containers(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -154,8 +161,7 @@ def test_settings_are_ours_and_secrets_come_by_reference(objects: list[dict[str,
 
 def test_volumes_and_mounts_agree(objects: list[dict[str, Any]]) -> None:
     for one in objects:
-        if "template" in one.get("spec", {}):
-            pod = one["spec"]["template"]["spec"]
+        for pod in pods([one]):
             claims = [claim["metadata"]["name"] for claim in one["spec"].get("volumeClaimTemplates", [])]
             there = {volume["name"] for volume in pod["volumes"]} | set(claims)
             mounted = {mount["name"] for part in containers([one]) for mount in part["volumeMounts"]}
@@ -200,6 +206,25 @@ def test_what_the_values_say_is_what_runs(everything: dict[tuple[str, str], dict
     assert [list(peer) for peer in peers] == [["namespaceSelector"], ["namespaceSelector"]]
 
 
+def test_the_nightly_job_rolls_out_what_everybody_can_read(everything: dict[tuple[str, str], dict[str, Any]]) -> None:
+    made = everything["CronJob", "-nightly"]["spec"]
+    assert made["concurrencyPolicy"] == "Forbid"
+    pod = made["jobTemplate"]["spec"]["template"]["spec"]
+    one = pod["containers"][0]
+    assert one["command"] == ["sh", "-c", (CHART / "nightly.sh").read_text(), "nightly"]
+    given = {entry["name"]: entry.get("value") for entry in one["env"]}
+    assert (given["OUT"], given["ARCHIVE"], given["PERCENT"]) == ("/bases", "s3://bucket/shop", "2.5")
+    chosen = everything["NetworkPolicy", "-nightly"]["spec"]["podSelector"]["matchLabels"]
+    assert chosen.items() <= made["jobTemplate"]["spec"]["template"]["metadata"]["labels"].items()
+    claim = {"claimName": "nightly-bases"}
+    assert next(v for v in pod["volumes"] if v["name"] == "bases")["persistentVolumeClaim"] == claim
+    for kind, name in (("Deployment", "-ranker"), ("StatefulSet", "-trainer")):
+        reader = everything[kind, name]["spec"]["template"]["spec"]
+        volume = next(v for v in reader["volumes"] if v["name"] == "bases")
+        assert volume["persistentVolumeClaim"] == {**claim, "readOnly": True}
+        assert {"name": "bases", "mountPath": "/bases", "readOnly": True} in reader["containers"][0]["volumeMounts"]
+
+
 def test_the_topics_job_is_a_hook(everything: dict[tuple[str, str], dict[str, Any]]) -> None:
     job = everything["Job", "-topics"]["spec"]["template"]["spec"]["containers"][0]
     assert job["command"] == ["repl-ranker", "topics", "--partitions", "6", "--replication", "3"]
@@ -215,6 +240,7 @@ def test_the_topics_job_is_a_hook(everything: dict[tuple[str, str], dict[str, An
         ({"settings": {"weights_url": "redis://x"}}, "settings"),
         ({"ranker": {"replica": 3}}, "replica"),
         ({"image": {"tag": "latest"}}, "tag"),
+        ({"nightly": {"enabled": True}}, "nightly.claim is not set"),
     ],
 )
 def test_values_that_cannot_work_are_refused_by_name(tmp_path: Path, values: dict[str, Any], said: str) -> None:

@@ -12,10 +12,14 @@ import pytest
 from features.errors import SettingsError
 from features.records import ServedRecord
 from service.arms import arm_of
+from service.artifact import load_artifact
 from service.experiment_settings import ExperimentSettings
 from service.experiments import LIVE, Experiments, Play, arms_of, bounds_of, salted, shuffled, unit_key
 from service.settings import load_settings
-from service.testkit import ReplService
+from service.testkit import BASE, ReplService
+from service.weight_store import decode_weights
+from tests.second_base import second_base
+from tests.service.test_bases import publish, weights_of
 from tests.service.test_states import served, stocked, until
 
 HALVES = {"live": {"share": 0.5, "does": "live"}, "other": {"share": 0.5, "does": "noop"}}
@@ -285,6 +289,57 @@ def test_a_version_of_another_base_is_not_served(repl_service_factory) -> None:
     shop.clock.advance(4_000)
     until(lambda: shop.service.running.replica.snapshot.version == 2)
     assert {len(shop.rank(names, user=f"u{k}")["experiments"]) for k in range(10)} == {0}
+
+
+def test_during_a_rollout_each_user_gets_the_version_by_the_base_that_answers_her(
+    repl_service_factory, tmp_path: Path
+) -> None:
+    old, new = load_artifact(BASE), second_base(tmp_path / "second")
+    shop = with_arms(
+        repl_service_factory, live={"share": 0.5, "does": "live"}, old={"share": 0.5, "does": "version", "version": 2}
+    )
+    names = stocked(shop)
+
+    def off() -> bool:
+        return 'repl_experiment_off{experiment="x"} 1.0' in shop.call("GET", "/metrics")[1]
+
+    publish(shop, old)
+    publish(shop, old, beside=new)
+    until(lambda: new.sha256 in shop.service.running.bases.loaded)
+    shop.clock.advance(4_000)
+    until(lambda: all(2 in shop.service.running.replica.fixed(base.sha256) for base in (old, new)))
+    publish(shop, old, beside=new, percent=50.0)
+    assert not off()
+    found = [shop.rank(names, user=f"u{k}", explain=True) for k in range(40)]
+    cells = {(one["base"], one["experiments"]["x"]) for one in found}
+    assert cells == {(base.sha256, arm) for base in (old, new) for arm in ("live", "old")}
+    place = old.layout_names.index("intercept")
+    for one in found:
+        base, version = (old, new)[one["base"] == new.sha256], 2 if one["experiments"]["x"] == "old" else 3
+        assert (one["weights_version"], one["version"]) == (version, 3)
+        made = weights_of(base, 0.1 * version if base is old else -1.0 * version)
+        weight = next(term["weight"] for term in one["explain"][0]["terms"] if term["name"] == "intercept")
+        assert weight == pytest.approx(float(decode_weights(made)["click"][place]))
+
+
+def test_where_the_version_has_no_weights_of_the_new_base_the_experiment_is_off_for_its_users_alone(
+    repl_service_factory, tmp_path: Path
+) -> None:
+    old, new = load_artifact(BASE), second_base(tmp_path / "second")
+    shop = with_arms(
+        repl_service_factory, live={"share": 0.5, "does": "live"}, old={"share": 0.5, "does": "version", "version": 1}
+    )
+    names = stocked(shop)
+    publish(shop, old)
+    publish(shop, old, beside=new)
+    until(lambda: new.sha256 in shop.service.running.bases.loaded)
+    shop.clock.advance(4_000)
+    until(lambda: 1 in shop.service.running.replica.fixed(old.sha256))
+    assert 'repl_experiment_off{experiment="x"} 0.0' in shop.call("GET", "/metrics")[1], "the new one answers nobody"
+    publish(shop, old, beside=new, percent=50.0)
+    found = [shop.rank(names, user=f"u{k}") for k in range(40)]
+    assert {(one["base"] == old.sha256, bool(one["experiments"])) for one in found} == {(True, True), (False, False)}
+    assert 'repl_experiment_off{experiment="x"} 1.0' in shop.call("GET", "/metrics")[1], "it is said of some"
 
 
 def test_records_of_before_and_of_after_are_read_alike() -> None:

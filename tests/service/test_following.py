@@ -18,6 +18,8 @@ from features.user_state import UserState
 from service.following import FollowedUserStates, counters_at
 from service.shared_place import Announcement, announce, announced
 from service.shared_tables import Tables, Told
+from service.snapshot import Offer
+from service.weight_store import Beside
 
 CONFIG = RealtimeConfig(max_items=500, max_categories=50, max_lists=50, neighbours=8)
 
@@ -97,9 +99,9 @@ def test_counters_and_what_is_told_of_them_are_read_together() -> None:
             for _ in theirs.head.reading():
                 told, latest = theirs.told(), theirs.state.latest
             assert told is not None
-            if told.version and told.version != latest:
-                failed.append((told.version, latest))
-            read += told.version > 0
+            if told.offer.version and told.offer.version != latest:
+                failed.append((told.offer.version, latest))
+            read += told.offer.version > 0
     finally:
         stop.set()
         writer.join(20)
@@ -111,4 +113,4 @@ def test_counters_and_what_is_told_of_them_are_read_together() -> None:
 def _told(version: int) -> bytes:
     import msgspec
 
-    return msgspec.msgpack.encode(Told(version=version, weights=bytes(version % 50)))
+    return msgspec.msgpack.encode(Told(Offer(version=version, pairs=(Beside("a", "", bytes(version % 50)),))))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
@@ -12,8 +14,11 @@ from features.errors import StoreError
 from features.event_log import dead_letter
 from features.records import Record
 from service.delays import FOLLOWED, WAITING, Delays
+from service.metrics_base import STATES, BaseMetrics
+from service.routes.versions import control
 from service.testkit import ReplService
 from service.timed_store import timed
+from tests.second_base import second_base
 from tests.service.test_neighbours import until
 from tests.trainer.test_status import follow, learning
 
@@ -143,3 +148,60 @@ def test_a_store_that_fails_is_measured_and_fails_on() -> None:
     assert store.partitions == 3  # type: ignore[attr-defined]
     assert registry.get_sample_value("seconds_count", {"call": "get"}) == 1
     assert registry.get_sample_value("seconds_count", {"call": "offsets"}) == 1
+
+
+def test_a_rollout_in_numbers(repl_service: ReplService, tmp_path: Path) -> None:
+    """From what the trainer says of it, and from what this ranker has loaded and answers by."""
+    shop, new = repl_service, second_base(tmp_path / "second")
+    items = [f"i{k}" for k in range(12)]
+    shop.events(*(shop.item(item, title=f"red lamp {item}") for item in items))
+    with learning(shop) as trainer:
+        follow(shop, trainer)
+        shop.settle()
+        assert sample(shop, "repl_base_state", state="alone") == 1
+        until(lambda: (sample(shop, "repl_bases_loaded"), sample(shop, "repl_bases_missing")) == (1, 0))
+        control(shop.service, "base-stage", {"sha256": new.sha256, "url": str(new.dir)})
+        follow(shop, trainer)
+        until(lambda: sample(shop, "repl_bases_loaded") == 2)
+        assert sample(shop, "repl_base_load_seconds") > 0
+        for _ in range(60):  # the trainer fetches it in a thread of its own
+            follow(shop, trainer)
+            if sample(shop, "repl_base_state", state="caught up") == 1:
+                break
+            time.sleep(0.2)
+        found = {state: sample(shop, "repl_base_state", state=state) for state in STATES}
+        assert found == {state: float(state == "caught up") for state in STATES}
+        assert (sample(shop, "repl_base_behind_records"), sample(shop, "repl_base_refused")) == (0, 0)
+        control(shop.service, "base-promote", {"sha256": new.sha256, "percent": 100.0})
+        follow(shop, trainer)
+        follow(shop, trainer)
+        assert sample(shop, "repl_base_refused") == 1, "nothing was shown yet"
+    live = shop.service.running.bases.live.sha256
+    assert sample(shop, "repl_base_info", base=live[:12], pair="live") == 1
+    assert sample(shop, "repl_base_info", base=new.sha256[:12], pair="beside") == 1
+    before = sample(shop, "repl_base_answers_total", pair="live")
+    shop.rank(items, user="anna")
+    assert sample(shop, "repl_base_answers_total", pair="live") == before + 1
+
+
+def test_answers_are_counted_by_the_pair_that_made_them_and_figures_are_both_pairs() -> None:
+    registry = CollectorRegistry()
+    made = BaseMetrics(registry)
+    for base in ("a", "a", "b", "c"):
+        made.answered(base, "a", "b")
+    pairs = ("live", "beside", "prior")
+    assert [registry.get_sample_value("repl_base_answers_total", {"pair": pair}) for pair in pairs] == [2, 1, 1]
+    figures = {"shown": 700.0, "clicks": 31.5, "loss_live": 0.21, "loss_beside": 0.2, "auc_live": 0.7}
+    status = {"state": "answering some", "percent": 30.0, "behind": 0, "figures": figures, "fetch_failed": "no route"}
+    made.update(status, "a", ["a", "b"])
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"repl_base_{name}", labels)
+
+    assert (value("percent"), value("fetch_failing"), value("judged", what="clicks")) == (30.0, 1.0, 31.5)
+    assert (value("log_loss", pair="beside"), value("auc", pair="live")) == (0.2, 0.7)
+    unknown = value("auc", pair="beside")
+    assert unknown is not None
+    assert unknown != unknown
+    made.here(["a"], ["a", "b"])
+    assert registry.get_sample_value("repl_bases_missing") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from service.last_layer import sigmoid
 from service.testkit import BASE, MAX_ITEMS, ReplService
 from service.weight_store import open_weight_store
 from tests.trainer.learning_kit import Desk, items_of, make_base
+from trainer.bases import base_by_sha, fetch_base
 from trainer.online import OnlineTrainer
 
 SMALL = RealtimeConfig(max_items=MAX_ITEMS, max_categories=4_096, max_lists=MAX_ITEMS)
@@ -25,13 +27,16 @@ SMALL = RealtimeConfig(max_items=MAX_ITEMS, max_categories=4_096, max_lists=MAX_
 
 @contextmanager
 def learning(shop: ReplService) -> Iterator[OnlineTrainer]:
-    """A trainer on the shop's data directory that has started."""
+    """A trainer on the shop's data directory that has started, and fetches what is staged."""
     with (
         closing(open_log(shop.settings.data_dir, shop.clock)) as log,
         closing(open_weight_store(shop.settings.data_dir)) as store,
     ):
         artifact = load_artifact(BASE)
-        made = OnlineTrainer(log, store, artifact, shop.settings, clock=shop.clock, realtime=SMALL)
+        made = OnlineTrainer(
+            log, store, artifact, shop.settings, clock=shop.clock, realtime=SMALL,
+            base_of=partial(base_by_sha, shop.settings), fetch=partial(fetch_base, shop.settings),
+        )  # fmt: skip
         made.start()
         yield made
 

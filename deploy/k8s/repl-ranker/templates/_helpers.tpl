@@ -94,6 +94,9 @@ securityContext:
 {{- if .Values.base.existingClaim }}
 - {name: base, mountPath: /base, readOnly: true}
 {{- end }}
+{{- if .Values.nightly.enabled }}
+- {name: bases, mountPath: /bases, readOnly: true}
+{{- end }}
 {{- end }}
 
 {{- define "repl.volumes" -}}
@@ -104,5 +107,9 @@ securityContext:
 {{- with .Values.base.existingClaim }}
 - name: base
   persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
+{{- end }}
+{{- if .Values.nightly.enabled }}
+- name: bases
+  persistentVolumeClaim: {claimName: {{ .Values.nightly.claim }}, readOnly: true}
 {{- end }}
 {{- end }}
