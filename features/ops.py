@@ -65,8 +65,12 @@ class Ops:
         if len(data) < _HEADER.size:
             raise ValueError(f"ops of {len(data)} bytes cannot be read")
         magic, version, n, m = _HEADER.unpack_from(data)
-        if magic != _MAGIC or version != _FORMAT:
-            raise ValueError(f"ops of format {version} cannot be read; this code reads {_FORMAT}")
+        if magic != _MAGIC:
+            raise ValueError(f"{len(data)} bytes that begin with {magic!r} are no changes of counters")
+        if version != _FORMAT:
+            raise ValueError(
+                f"changes of counters (ops) of format {version}; this code reads {_FORMAT}: update this process"
+            )
         sizes = {"n": n, "n+1": n + 1, "m": m}
         at, columns = _HEADER.size, {}
         for name, dtype, size in _COLUMNS:

@@ -17,7 +17,7 @@ import numpy as np
 
 from features.assembler import Assembler, ZLayout
 from features.catalogue import Catalogue
-from features.errors import SchemaError, UnknownVersion
+from features.errors import LogError, SchemaError, UnknownVersion
 from features.event_log import EventLog
 from features.hash_window import HashWindow
 from features.ops import Ops
@@ -28,6 +28,7 @@ from features.records import (
     Offsets,
     Record,
     Stream,
+    control_body,
     marked,
     partitions_in,
     place,
@@ -275,11 +276,11 @@ class Core:
 
     def _control(self, record: Record, cut: Cut, outcome: Outcome) -> Kind | None:
         try:
-            body = msgspec.json.decode(record.body, type=dict[str, Any])
+            body = control_body(record.kind, record.body)
             if record.kind in KINDS:
                 return "base" if self.rollout.obey(record.kind, body, record.place, outcome) else None
             return self._obey(record.kind, body, cut, outcome)
-        except (msgspec.MsgspecError, KeyError, TypeError, ValueError, UnknownVersion) as error:
+        except (msgspec.MsgspecError, KeyError, TypeError, ValueError, UnknownVersion, LogError) as error:
             self.learning.join.count("control_refused")
             outcome.dead.append((record, f"control record refused: {error}"))
             log.error("a control record was refused", extra={"offset": record.offset, "reason": str(error)})
