@@ -69,7 +69,8 @@ class Ops:
             raise ValueError(f"{len(data)} bytes that begin with {magic!r} are no changes of counters")
         if version != _FORMAT:
             raise ValueError(
-                f"changes of counters (ops) of format {version}; this code reads {_FORMAT}: update this process"
+                f"changes of counters (ops) of format {version} cannot be read; this code reads {_FORMAT}:"
+                " update this process"
             )
         sizes = {"n": n, "n+1": n + 1, "m": m}
         at, columns = _HEADER.size, {}

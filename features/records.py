@@ -184,13 +184,13 @@ def _version() -> int:
 
 
 def control_body(kind: str, body: bytes) -> dict[str, Any]:
-    """The members of a control record. Raises LogError where it is of a newer major version, ValueError for no JSON."""
+    """The members of a control record. Raises ValueError where it is of a newer major version, or no JSON."""
     found = msgspec.json.decode(body, type=dict[str, Any])
     version = found.get("v", VERSION)
     if not isinstance(version, int) or version > VERSION:
-        raise LogError(
-            f"control record {kind!r} of format version {version}; this code reads {VERSION}",
-            hint="update this process, then ask for it again",
+        raise ValueError(
+            f"control record {kind!r} of format version {version}; this code reads {VERSION}: update this process, then"
+            " ask for it again"
         )
     return found
 

@@ -23,7 +23,7 @@ from features.records import UNREADABLE, Record, ServedRecord
 from features.user_state import NO_RECENTS, Recents
 from trainer.hold import DONE, EVENT, SHOWN
 from trainer.join import Act, Shown
-from trainer.publish import Learning
+from trainer.publish import Learning, merge
 from trainer.reconstruct import Reconstructor
 from trainer.served import ServedIndex, ranking_key
 from trainer.shadow import Shadow
@@ -56,6 +56,7 @@ class Arrivals:
         self.use(learning, reconstruct, base, hidden)
         self.shadow: Shadow | None = None
         self.skips: dict[str, list[tuple[int, int]]] = {"counters": [], "user_state": []}
+        self.left_out: list[tuple[int, int]] = []  # of `skips`: what counters were rebuilt without
         self.dead: list[tuple[Record, str]] = []
         self.deleted: list[tuple[str, str, int]] = []  # tenant, user, place
         self._items: dict[str, tuple[int, int]] = {}
@@ -117,6 +118,11 @@ class Arrivals:
         elif isinstance(event, events.UserEvent) and event.op == "delete":
             self.users.delete(actor_key(event.user, None))
             self.deleted.append((record.tenant, event.user, record.place))
+
+    def leave_out(self, left_out: list[tuple[int, int]]) -> None:
+        """Count nothing of these places, and add nothing of them to user states, from now on; all there are so far."""
+        self.left_out = left_out
+        self.skips = {what: merge([*ranges, *left_out]) for what, ranges in self.skips.items()}
 
     def _skipped(self, what: str, at: int) -> bool:
         skips = self.skips[what]

@@ -17,7 +17,7 @@ import numpy as np
 
 from features.assembler import Assembler, ZLayout
 from features.catalogue import Catalogue
-from features.errors import LogError, SchemaError, UnknownVersion
+from features.errors import SchemaError, UnknownVersion
 from features.event_log import EventLog
 from features.hash_window import HashWindow
 from features.ops import Ops
@@ -54,6 +54,8 @@ EVENT: Stream = "event"
 MAX_CHANGES = 1 << 20  # bytes of ops that a version carries; replicas reload instead
 WeightsOf = Callable[[int], Version]
 BaseOf = Callable[[str], Artifact | None]
+Ranges = list[tuple[int, int]]
+"""Places of the event stream, [start, end) each."""
 Fetch = Callable[[str, str, Collection[str]], Artifact]
 """(sha256, url, bases in use) → the base, checked and installed here; raises ReplError."""
 
@@ -69,6 +71,7 @@ class Outcome:
     keep: list[int] = field(default_factory=list)
     dead: list[tuple[Record, str]] = field(default_factory=list)
     deleted: list[tuple[str, str, int]] = field(default_factory=list)
+    replaced: bool = False  # the counters are others than the changes lead to: replicas reload
     wanted: dict[str, Any] | None = None  # the rollback that the gate asks for
 
 
@@ -113,6 +116,7 @@ class Core:
         self.generation = self.first_cut = 0
         self.event_log = event_log
         self.fetch: Fetch | None = None
+        self.rebuild: Callable[[Core, Ranges, Outcome], None] = _no_rebuild
         self.configured = artifact.sha256
         self.learning = self.new_learning(artifact)
         self._use(artifact)
@@ -177,6 +181,7 @@ class Core:
             poisoned=[head.poisoned for head in learning.learner.heads.values()],
             rules=msgspec.structs.asdict(self.rules),
             log=dict(self.log),
+            left_out=list(self.arrivals.left_out),
             generation=self.generation,
             first_cut=self.first_cut,
             configured=self.configured,
@@ -190,6 +195,7 @@ class Core:
         self.configured = meta.configured or meta.base
         self.learning.skipped = list(meta.skipped)
         self.arrivals.skips = {name: list(ranges) for name, ranges in meta.skips.items()}
+        self.arrivals.left_out = list(meta.left_out)
         if not learned:
             self.learning.hold.drop(TIMERS)
             return
@@ -247,9 +253,11 @@ class Core:
     ) -> None:
         outcome.version = self._version(kind, weights, held, created)
         body = b"" if ops is None else ops.to_bytes()
-        outcome.changes = None if len(body) > MAX_CHANGES or kind == "start" else body
+        reload = outcome.replaced or len(body) > MAX_CHANGES or kind == "start"
+        outcome.changes = None if reload else body
         outcome.checkpoint = outcome.checkpoint or kind != "push"
-        outcome.dead, self.arrivals.dead = self.arrivals.dead, []
+        outcome.dead += self.arrivals.dead
+        self.arrivals.dead = []
         outcome.deleted, self.arrivals.deleted = self.arrivals.deleted, []
         # what is blanked next cannot be replayed: a restart must not have to go back before it
         outcome.checkpoint = outcome.checkpoint or bool(outcome.deleted)
@@ -280,7 +288,7 @@ class Core:
             if record.kind in KINDS:
                 return "base" if self.rollout.obey(record.kind, body, record.place, outcome) else None
             return self._obey(record.kind, body, cut, outcome)
-        except (msgspec.MsgspecError, KeyError, TypeError, ValueError, UnknownVersion, LogError) as error:
+        except (msgspec.MsgspecError, KeyError, TypeError, ValueError, UnknownVersion) as error:
             self.learning.join.count("control_refused")
             outcome.dead.append((record, f"control record refused: {error}"))
             log.error("a control record was refused", extra={"offset": record.offset, "reason": str(error)})
@@ -317,6 +325,8 @@ class Core:
             means, start = decode_weights(weights), version.offsets
             outcome.keep.append(to)
         skip = self._ranges(body.get("skip") or {"from": start, "to": cut.offsets})
+        if body.get("counters"):
+            self.rebuild(self, skip, outcome)
         self.learning.roll_back(to, means, self.watermark, skip)
         if body.get("by") != "gate":  # the pair beside has a gate of its own
             self.rollout.roll_back(to, version, skip)
@@ -389,10 +399,14 @@ class Core:
         learning, old = self.new_learning(artifact), self.learning
         old.hold.drop(TIMERS)
         learning.take_over(old)
-        skips = self.arrivals.skips
+        skips, left_out = self.arrivals.skips, self.arrivals.left_out
         self.learning = learning
         self._use(artifact)
-        self.arrivals.skips = skips
+        self.arrivals.skips, self.arrivals.left_out = skips, left_out
+
+
+def _no_rebuild(core: Core, skipped: Ranges, outcome: Outcome) -> None:
+    raise ValueError("counters cannot be rebuilt here")
 
 
 def _farthest(before: Offsets, cut: Offsets) -> Offsets:

@@ -19,10 +19,11 @@ class _AtCheckpoint:
     def __init__(self, store: WeightStore, history: int) -> None:
         self.checkpoint = 0
         self.collected: list[tuple[int, bytes | None]] = []
+        self.spilled: dict[int, bytes | None] = {}
         self._store, self._history = store, history
 
     def get(self, key: int) -> UserState | None:
-        body = self._store.user_state(key, self.checkpoint)
+        body = self.spilled[key] if key in self.spilled else self._store.user_state(key, self.checkpoint)
         return None if body is None else UserState.decode(body, self._history)
 
     def commit(self, states: Iterable[UserState], deleted: Iterable[int], offsets: Mapping[str, int]) -> None:
@@ -51,6 +52,10 @@ class TrainerStates(UserStates):
         """(key, encoded state, None: deleted) since the last call, for a checkpoint to write."""
         self.flush({})
         return self._at.collected
+
+    def spill(self) -> None:
+        """Take what has changed out of memory, as bytes, without a checkpoint: for a replay that writes none."""
+        self._at.spilled |= dict(self.changed())
 
     def written(self, checkpoint: int) -> None:
         """What `changed` gave is stored with this checkpoint."""
