@@ -140,8 +140,9 @@ class OpsBuilder:
         rows, recents = self._rows, self._recents
         self._rows, self._recents = [], []
         columns = list(zip(*rows, strict=True)) or [()] * 6
+        items, times, kinds = zip(*recents, strict=True) if recents else ((), (), ())
         start = np.zeros(len(rows) + 1, np.int32)
-        np.cumsum([len(part.items) for part in recents], out=start[1:])
+        np.cumsum(list(map(len, items)), out=start[1:])
         return Ops(
             t=np.array(columns[0], np.int64),
             kind=np.array(columns[1], np.uint8),
@@ -150,7 +151,7 @@ class OpsBuilder:
             position=np.array(columns[4], np.int16),
             surface=np.array(columns[5], np.uint8),
             recent_start=start,
-            recent_item=np.concatenate([NO_RECENTS.items, *(part.items for part in recents)]),
-            recent_t=np.concatenate([NO_RECENTS.times, *(part.times for part in recents)]),
-            recent_kind=np.concatenate([NO_RECENTS.kinds, *(part.kinds for part in recents)]),
+            recent_item=np.concatenate([NO_RECENTS.items, *items]),
+            recent_t=np.concatenate([NO_RECENTS.times, *times]),
+            recent_kind=np.concatenate([NO_RECENTS.kinds, *kinds]),
         )

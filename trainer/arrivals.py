@@ -91,23 +91,33 @@ class Arrivals:
             if self.shadow is not None:
                 self.shadow.served(key, found, record)
 
-    def take(self, record: Record, t: int) -> None:
-        """One record of the stream `event`, at its effective time t."""
+    def take(self, records: Iterable[tuple[int, int, Record]]) -> None:
+        """Records of the stream `event` of one cut: effective time, place, record, in the order they count in."""
+        known = [(t, at, record, event) for t, at, record in records if (event := self._event(record)) is not None]
+        places, times = [at for _, at, _, _ in known], [t for t, _, _, _ in known]
+        new = self.dedup.add_all([events.event_hash(event) for _, _, _, event in known], places, times)
+        for (t, at, record, event), first in zip(known, new, strict=True):
+            if first:
+                self._take(event, record, t, at)
+            else:
+                self.learning.join.count("duplicates")
+
+    def _event(self, record: Record) -> events.Event | None:
+        """The event of a record; None where there is none, which is told where it should be one."""
         if record.kind == "blank":
-            return
+            return None
         if record.kind == UNREADABLE:
             self.dead.append((record, "no record of ours, and no event"))
-            return
+            return None
         try:
-            event = events.from_bytes(record.body)
+            return events.from_bytes(record.body)
         except ReplError as error:
             self.dead.append((record, error.message))
-            return
-        if not self.dedup.add(events.event_hash(event), record.place, t):
-            self.learning.join.count("duplicates")
-            return
+            return None
+
+    def _take(self, event: events.Event, record: Record, t: int, at: int) -> None:
         if isinstance(event, events.InteractionEvent):
-            self._interaction(event, record, t)
+            self._interaction(event, record, t, at)
         elif isinstance(event, events.RankingEvent):
             self._ranking(event, record, t)
         elif isinstance(event, events.ItemEvent):
@@ -117,7 +127,7 @@ class Arrivals:
                 self.shadow.reconstruct.forget(row)
         elif isinstance(event, events.UserEvent) and event.op == "delete":
             self.users.delete(actor_key(event.user, None))
-            self.deleted.append((record.tenant, event.user, record.place))
+            self.deleted.append((record.tenant, event.user, at))
 
     def leave_out(self, left_out: list[tuple[int, int]]) -> None:
         """Count nothing of these places, and add nothing of them to user states, from now on; all there are so far."""
@@ -137,7 +147,7 @@ class Arrivals:
             found = self._items[item] = self.catalogue.intern(item), item_key(item)
         return found
 
-    def _interaction(self, event: events.InteractionEvent, record: Record, t: int) -> None:
+    def _interaction(self, event: events.InteractionEvent, record: Record, t: int, at: int) -> None:
         row, item = self._item(event.item)
         kind = self._behaviours.get(event.type, -1)
         if kind < 0:
@@ -145,19 +155,16 @@ class Arrivals:
             return
         actor = actor_key(event.user, event.session)
         recents = NO_RECENTS
-        if actor and not self._skipped("user_state", record.place):
-            state = self.users.get_or_new(actor)
+        if actor and not self._skipped("user_state", at):
+            state = self.users.get_to_change(actor)
             recents = state.recents(t)
-            state.append(item, kind, t, record.place)
-            self.users.put(state)
-        category = int(self.catalogue.category[row]) if row >= 0 else 0
+            state.append(item, kind, t, at)
+        category = self.catalogue.category_of(row)
         ranking = 0 if event.ranking is None else ranking_key(record.tenant, event.ranking)
-        counted = not self._skipped("counters", record.place)
-        self.learning.hold.push(
-            t, EVENT, (DONE, kind, item, category, ranking, counted, record.place, recents)
-        )
+        counted = not self._skipped("counters", at)
+        self.learning.hold.push(t, EVENT, (DONE, kind, item, category, ranking, counted, at, recents))
         if self.shadow is not None and self.shadow.live:
-            self.shadow.act(t, kind, item, ranking, record.place)
+            self.shadow.act(t, kind, item, ranking, at)
 
     def _ranking(self, event: events.RankingEvent, record: Record, t: int) -> None:
         if self.learning.join.known(ranking_key(record.tenant, event.id)):

@@ -230,9 +230,7 @@ class Core:
             kind = self._control(record, cut, outcome) or kind
         arrivals = self.arrivals
         arrivals.take_served(batch["served"])
-        ordered = sorted((record.effective_time, record.place, record) for record in batch["event"])
-        for t, _, record in ordered:
-            arrivals.take(record, t)
+        arrivals.take(sorted((record.effective_time, record.place, record) for record in batch["event"]))
         self.v, self.offsets = v, _farthest(self.offsets, cut.offsets)
         self.watermark = max(self.watermark, cut.watermark)
         arrivals.release(self.watermark - self.rules.hold_ms)
