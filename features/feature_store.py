@@ -209,7 +209,8 @@ class UserStates:
 
     def get_or_new(self, key: int) -> UserState:
         """The actor's state, or an empty one that is kept once `put`."""
-        return self.get(key) or UserState(key, self.history)
+        state = self.get(key)
+        return UserState(key, self.history) if state is None else state  # an empty one knows its place
 
     def get_to_change(self, key: int) -> UserState:
         """`get_or_new` and `put` in one, for a caller who changes the state at once."""
