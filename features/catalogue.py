@@ -118,6 +118,10 @@ class Catalogue(CatalogueChunks):
         """Category keys u64[N]; 0: none."""
         return self._category[: len(self)]
 
+    def category_of(self, row: int) -> int:
+        """The category key of one row (0: none), and 0 for row −1."""
+        return int(self._category[row]) if row >= 0 else 0
+
     @property
     def category_code(self) -> Rows:
         """Dense category numbers i32[N] (places in `category_index`); −1: none, or more than

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from features.arena import Arena
 from features.keys import KeyIndex
 
+FORMAT = 1
 ROWS_A_CHUNK = 1_024
 _HEAD = 12
 
@@ -84,7 +85,7 @@ class CatalogueChunks:
 
     def _chunk(self, k: int) -> bytes:
         start, end = k * ROWS_A_CHUNK, min(len(self._index), (k + 1) * ROWS_A_CHUNK)
-        head = start.to_bytes(4, "little") + (end - start).to_bytes(4, "little") + (1).to_bytes(4, "little")
+        head = start.to_bytes(4, "little") + (end - start).to_bytes(4, "little") + FORMAT.to_bytes(4, "little")
         parts = [head, self._index.keys[start:end].tobytes()]
         parts += [column[start:end].tobytes() for column in self._columns()]
         for row in range(start, end):
@@ -111,8 +112,12 @@ class CatalogueChunks:
 
     def _restore_chunk(self, data: bytes) -> None:
         start, n, version = (int.from_bytes(data[at : at + 4], "little") for at in (0, 4, 8))
-        if version != 1 or start != len(self._index):
-            raise ValueError(f"a chunk of the catalogue (format {version}, row {start}) does not fit")
+        if version != FORMAT:
+            raise ValueError(
+                f"a chunk of the catalogue has format {version}; this code reads {FORMAT}: update this process"
+            )
+        if start != len(self._index):
+            raise ValueError(f"a chunk of the catalogue (row {start}) does not fit: {len(self._index)} is due")
         keys = np.frombuffer(data, np.uint64, n, _HEAD)
         if int(self._index.intern_many(keys)[-1]) != start + n - 1:
             raise ValueError("the catalogue does not fit into max_items")

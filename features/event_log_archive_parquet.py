@@ -85,9 +85,18 @@ class PartFile:
         self.part, self._own = part, None if isinstance(file, str) else file
         try:
             self._file = pq.ParquetFile(file, read_dictionary=["kind"], memory_map=isinstance(file, str))
+            self._check_version()
             self.groups = self._read_groups()
         except (OSError, pa.ArrowException) as error:
             raise _damaged(part, error) from error
+
+    def _check_version(self) -> None:
+        version = int((self._file.schema_arrow.metadata or {}).get(b"repl-archive", b"0"))
+        if version > VERSION:
+            raise LogError(
+                f"a part of the archive has format version {version}; this code reads {VERSION}", field="archive",
+                value=self.part.path, hint="update this process",
+            )  # fmt: skip
 
     def _read_groups(self) -> list[Group]:
         meta, found = self._file.metadata, []

@@ -80,6 +80,11 @@ class InteractionEvent(_Event, frozen=True, tag="interaction", kw_only=True):
 
 Event = ItemEvent | UserEvent | IdentifyEvent | RankingEvent | InteractionEvent
 
+_KINDS: dict[type, str] = {
+    kind: str(kind.__struct_config__.tag)
+    for kind in (ItemEvent, UserEvent, IdentifyEvent, RankingEvent, InteractionEvent)
+}
+
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _encoder = msgspec.json.Encoder()
 
@@ -99,7 +104,7 @@ def from_bytes(body: bytes) -> Event:
 
 def event_kind(event: Event) -> str:
     """`item`, `user`, `identify`, `ranking` or `interaction`."""
-    return str(event.__struct_config__.tag)
+    return _KINDS[type(event)]
 
 
 def event_key(event: Event) -> str:
@@ -116,4 +121,4 @@ def event_key(event: Event) -> str:
 
 def event_hash(event: Event) -> int:
     """What an event counts once by: 63 bits of tenant, kind and id (a signed 64-bit column holds it)."""
-    return text_key("event", f"{event.tenant}\0{event_kind(event)}\0{event.id}") >> 1 or 1
+    return text_key("event", f"{event.tenant}\0{_KINDS[type(event)]}\0{event.id}") >> 1 or 1

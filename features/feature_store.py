@@ -217,7 +217,19 @@ class UserStates:
 
     def get_or_new(self, key: int) -> UserState:
         """The actor's state, or an empty one that is kept once `put`."""
-        return self.get(key) or UserState(key, self.history)
+        state = self.get(key)
+        return UserState(key, self.history) if state is None else state  # an empty one knows its place
+
+    def get_to_change(self, key: int) -> UserState:
+        """`get_or_new` and `put` in one, for a caller who changes the state at once."""
+        state = self._held.get(key)
+        if state is None:
+            state = self.get_or_new(key)
+            self.put(state)
+            return state
+        self._held.move_to_end(key)
+        self._dirty.add(key)
+        return state
 
     def put(self, state: UserState) -> None:
         """Keep a changed state; it is written at the next flush."""

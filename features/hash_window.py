@@ -6,12 +6,12 @@ Bounded by count and by age; as chunks, only what came since the last checkpoint
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from features.hash_window_kernels import find, insert_all, offer, remove_first
+from features.hash_window_kernels import find, insert_all, offer, offer_all, remove_first
 
 ENTRIES_A_CHUNK = 4_096
 Entries = npt.NDArray[np.void]
@@ -49,6 +49,20 @@ class HashWindow:
                 self._next += done
                 return bool(done)
             self._grow()
+
+    def add_all(self, keys: Sequence[int], values: Sequence[int], times: Sequence[int]) -> list[bool]:
+        """`add` for each of them, in order, each at its own time."""
+        offered, now = np.array(keys, np.uint64), np.array(times, np.int64)
+        places, new, done = np.array(values, np.int64), np.zeros(len(offered), np.bool_), 0
+        while done < len(offered):
+            self._first, self._next, done = offer_all(
+                self._table, self._keys, self._values, self._times, self._first, self._next, self.max_entries,
+                self.max_age_ms, offered, places, now, new, done,
+            )  # fmt: skip
+            if done < len(offered):
+                self._grow()
+        found: list[bool] = new.tolist()
+        return found
 
     def get(self, key: int) -> int | None:
         """The value of the key, or None."""

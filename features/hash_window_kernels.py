@@ -88,6 +88,26 @@ def offer(
     return first, 1
 
 
+@njit(cache=True, nogil=True)
+def offer_all(
+    table: I64, keys: U64, values: I64, times: I64, first: int, after: int, most: int, age: int, offered: U64,
+    places: I64, now: I64, new: Any, done: int,
+) -> tuple[int, int, int]:  # fmt: skip
+    """`offer` for each of `offered` from number `done` on, by its own time `now`; new[i]: it was not there.
+
+    (first, after, done): done is short of all where the ring must grow before the next one."""
+    while done < offered.shape[0]:
+        first, entered = offer(
+            table, keys, values, times, first, after, most, now[done] - age, offered[done], places[done], now[done]
+        )
+        if entered < 0:
+            break
+        new[done] = entered == 1
+        after += entered
+        done += 1
+    return first, after, done
+
+
 def warm() -> None:
     """Compile all of them for the arrays of a HashWindow, so that the first event need not wait."""
     from features.hash_window import HashWindow
@@ -95,4 +115,5 @@ def warm() -> None:
     window = HashWindow(1, 1)
     window.add(1, 0, 0)
     window.add(2, 0, 9)
+    window.add_all([3], [0], [9])
     window.restore(window.changed_chunks())

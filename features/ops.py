@@ -65,8 +65,13 @@ class Ops:
         if len(data) < _HEADER.size:
             raise ValueError(f"ops of {len(data)} bytes cannot be read")
         magic, version, n, m = _HEADER.unpack_from(data)
-        if magic != _MAGIC or version != _FORMAT:
-            raise ValueError(f"ops of format {version} cannot be read; this code reads {_FORMAT}")
+        if magic != _MAGIC:
+            raise ValueError(f"{len(data)} bytes that begin with {magic!r} are no changes of counters")
+        if version != _FORMAT:
+            raise ValueError(
+                f"changes of counters (ops) of format {version} cannot be read; this code reads {_FORMAT}:"
+                " update this process"
+            )
         sizes = {"n": n, "n+1": n + 1, "m": m}
         at, columns = _HEADER.size, {}
         for name, dtype, size in _COLUMNS:
@@ -135,8 +140,9 @@ class OpsBuilder:
         rows, recents = self._rows, self._recents
         self._rows, self._recents = [], []
         columns = list(zip(*rows, strict=True)) or [()] * 6
+        items, times, kinds = zip(*recents, strict=True) if recents else ((), (), ())
         start = np.zeros(len(rows) + 1, np.int32)
-        np.cumsum([len(part.items) for part in recents], out=start[1:])
+        np.cumsum(list(map(len, items)), out=start[1:])
         return Ops(
             t=np.array(columns[0], np.int64),
             kind=np.array(columns[1], np.uint8),
@@ -145,7 +151,7 @@ class OpsBuilder:
             position=np.array(columns[4], np.int16),
             surface=np.array(columns[5], np.uint8),
             recent_start=start,
-            recent_item=np.concatenate([NO_RECENTS.items, *(part.items for part in recents)]),
-            recent_t=np.concatenate([NO_RECENTS.times, *(part.times for part in recents)]),
-            recent_kind=np.concatenate([NO_RECENTS.kinds, *(part.kinds for part in recents)]),
+            recent_item=np.concatenate([NO_RECENTS.items, *items]),
+            recent_t=np.concatenate([NO_RECENTS.times, *times]),
+            recent_kind=np.concatenate([NO_RECENTS.kinds, *kinds]),
         )

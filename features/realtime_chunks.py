@@ -121,6 +121,12 @@ class RealtimeChunks:
                 raise ValueError(f"cannot restore the real-time state: {error}") from error
             self.mark_clean()
 
+    def become(self, other: RealtimeChunks) -> None:
+        """Take the state of another, all of which is to be stored anew."""
+        other._all_dirty = True
+        self.restore(other.changed_chunks())
+        self._all_dirty = True
+
     def _restore(self, chunks: Mapping[str, bytes]) -> None:
         at = 0
         for part in self._tables():

@@ -156,12 +156,18 @@ def encode_token(offsets: Offsets) -> str | None:
 
 
 def decode_token(token: str) -> Offsets:
-    """The offsets of a token. Raises InvalidInput where it is not one."""
+    """The offsets of a token; members that are none (a later release may add some) are ignored. Raises InvalidInput."""
     try:
         if len(token) > MAX_TOKEN:
             raise ValueError("too long")
         found = orjson.loads(base64.b64decode(token.encode("ascii"), b"-_", validate=True))
-        if not isinstance(found, dict) or not all(type(v) is int and v >= 0 for v in found.values()):
+        if not isinstance(found, dict):
+            raise ValueError("not a map of offsets")
+        version = found.get("v", VERSION)
+        if type(version) is not int or version > VERSION:
+            raise ValueError(f"its format version is {version}, this code reads {VERSION}: update this process")
+        found = {name: at for name, at in found.items() if "/" in name}
+        if not all(type(at) is int and at >= 0 for at in found.values()):
             raise ValueError("not a map of offsets")
     except (ValueError, binascii.Error) as error:
         raise InvalidInput(
@@ -176,6 +182,18 @@ def decode_token(token: str) -> Offsets:
 def _version() -> int:
     """The version of this code. As a factory, so that it is always written: what is left out cannot be refused."""
     return VERSION
+
+
+def control_body(kind: str, body: bytes) -> dict[str, Any]:
+    """The members of a control record. Raises ValueError where it is of a newer major version, or no JSON."""
+    found = msgspec.json.decode(body, type=dict[str, Any])
+    version = found.get("v", VERSION)
+    if not isinstance(version, int) or version > VERSION:
+        raise ValueError(
+            f"control record {kind!r} of format version {version}; this code reads {VERSION}: update this process, then"
+            " ask for it again"
+        )
+    return found
 
 
 class Cut(msgspec.Struct, frozen=True):

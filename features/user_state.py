@@ -94,11 +94,13 @@ class UserState:
                 return True
             self._lo += 1
             self._n -= 1
-        if self._lo + self._n == len(self._items):
-            self._make_room()
         end = self._lo + self._n
+        late = self._n > 0 and t < self._times[end - 1]
+        if late or end == len(self._items):  # what stands there is never moved: `recents` gives it away
+            self._make_room()
+            end = self._lo + self._n
         at = end
-        if self._n and t < self._times[end - 1]:
+        if late:
             at = self._lo + int(np.searchsorted(self.times, t, side="right"))
             for column in (self._items, self._times, self._kinds):
                 column[at + 1 : end + 1] = column[at:end].copy()
@@ -116,14 +118,14 @@ class UserState:
         self._lo = 0
 
     def recents(self, t: int, limit: int = RECENTS) -> Recents:
-        """The newest `limit` interactions with a time ≤ t (those of the same time too: a basket), as
-        copies.
+        """The newest `limit` interactions with a time ≤ t (those of the same time too: a basket): views that stay as
+        they are, whatever is appended.
         """
         low, end = self._lo, self._lo + self._n
         if self._n and self._times[end - 1] > t:
             end = low + int(np.searchsorted(self.times, t, side="right"))
-        part = slice(max(low, end - limit), end)
-        return Recents(self._items[part].copy(), self._times[part].copy(), self._kinds[part].copy())
+        first = max(low, end - limit)
+        return Recents(self._items[first:end], self._times[first:end], self._kinds[first:end])
 
     def until(self, t: int) -> UserState:
         """A copy that holds only the interactions with a time ≤ t: the state as it was then."""

@@ -121,6 +121,8 @@ def unpack(data: bytes, keys_of: Callable[[U64], U64] | None = None) -> Columns:
     """Undo `pack`; keys_of: the item keys of a store's numbers. Raises ValueError, and what `keys_of` raises."""
     reader = _Reader(data)
     version, flags = reader.bytes(2)
+    if version > FORMAT:
+        raise ValueError(f"user state of format {version} cannot be read: this is {FORMAT}, update this process")
     if version != FORMAT or flags > 15:
         raise ValueError(f"user state of format {version} with {len(data)} bytes cannot be read")
     key = int.from_bytes(reader.bytes(8), "little") if flags & KEYED else None

@@ -155,16 +155,27 @@ def rollback(
             "--skip", help="FROM..TO to leave out: offsets, or times of append [default: all since VERSION]."
         ),
     ] = None,
+    counters: Annotated[
+        bool,
+        typer.Option(
+            "--counters", help="Rebuild counters, i2i and the trainer's user states without the range of --skip, too."
+        ),
+    ] = False,
     wait: Wait = 10.0,
     data_dir: DataDir = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Go back to the weights of this version, and never learn again what was learned since (weights only)."""
+    """Go back to the weights of this version, and never learn again what was learned since, or in the range (weights
+    only, but for --counters).
+    """
     settings = settings_of(data_dir, config)
     with open_store(settings) as store:
         store.get(version)
-        body = {"to": version, "skip": _range(settings, skip), "applies_to": "weights"}
+        body: dict[str, Any] = {"to": version, "skip": _range(settings, skip), "applies_to": "weights"}
+        if counters:
+            body |= {"counters": True}
+            _check_reach(settings, store, body["skip"])
         latest = store.latest()
         before = latest.v if latest is not None else 0
         offset = control(settings, "rollback", body)
@@ -181,6 +192,18 @@ def _range(settings: Settings, text: str | None) -> dict[str, dict[str, int]] | 
 
     with closing(open_log(settings)) as log:
         return skip_range(text, log)
+
+
+def _check_reach(settings: Settings, store: WeightStore, skip: dict[str, dict[str, int]] | None) -> None:
+    """Raises InvalidRequest where counters cannot be rebuilt without the range, or there is none; LogError."""
+    from features.errors import InvalidRequest
+    from features.event_log import open_log
+    from service.skip_range import HINT, check_reach
+
+    if skip is None:
+        raise InvalidRequest("--counters needs the range to leave out", field="--skip", hint=HINT)
+    with closing(open_log(settings)) as log:
+        check_reach(log, store, skip)
 
 
 def control(settings: Settings, kind: str, body: dict[str, Any]) -> int:

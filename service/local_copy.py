@@ -142,7 +142,8 @@ def _read(path: Path) -> Manifest:
     except msgspec.DecodeError as error:
         raise StoreError(f"the local copy {path} cannot be read: {error}", value=path.name, hint=hint) from error
     if manifest.format > FORMAT:
-        raise StoreError(f"the local copy {path} has format {manifest.format}", value=manifest.format, hint=hint)
+        why = f"the local copy {path} has format {manifest.format}; this code reads {FORMAT}"
+        raise StoreError(why, value=manifest.format, hint="update this process: until then it is not served")
     return manifest
 
 

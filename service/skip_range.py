@@ -13,8 +13,13 @@ from typing import NoReturn
 from features.errors import InvalidInput, InvalidRequest
 from features.event_log import EventLog
 from features.records import Offsets, Stream, offset_key, partitions_in, split_key
+from service.weight_store import Checkpoint, WeightStore
 
 EVENT: Stream = "event"
+ARCHIVE_FORM = (
+    "an archive reaches further back: stop the trainer, `repl-ranker bootstrap --archive URL --skip FROM..TO`"
+    " into an empty store, start it again"
+)
 HINT = (
     "two offsets with the first smaller, such as 1200..1350 (TO is not skipped); of several partitions "
     "event/0=1200,event/1=90..event/0=1350,event/1=120; or two times such as 2026-11-21T10:00..2026-11-21T11:00"
@@ -85,6 +90,33 @@ def _by_time(text: str, log: EventLog, start: int, end: int) -> dict[str, Offset
         side: {name: offset_at(log, name, firsts[name], ends[name], t) for name in names}
         for side, t in (("from", start), ("to", end))
     }
+
+
+def checkpoint_before(store: WeightStore, start: Offsets, at_most: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint (of version `at_most` or older) that stands before these offsets of the stream `event`.
+    Raises StoreError."""
+    found = store.latest_checkpoint(at_most)
+    while found is not None and any(found.offsets.get(name, 0) > at for name, at in start.items()):
+        found = store.latest_checkpoint(found.version - 1)
+    return found
+
+
+def check_reach(log: EventLog, store: WeightStore, skip: dict[str, Offsets]) -> int:
+    """The version of the checkpoint that counters can be rebuilt from without the range `skip`. Raises InvalidRequest
+    where no checkpoint is old enough, or the log does not reach back to it; LogError, StoreError."""
+    found = checkpoint_before(store, skip["from"])
+    if found is None:
+        _beyond(skip, "no checkpoint from before the range is kept")
+    starts = log.start_offsets()
+    late = [name for name, at in found.offsets.items() if starts.get(name, 0) > at and not name.startswith("served/")]
+    if late:
+        _beyond(skip, f"the log begins after the checkpoint of version {found.version} ({', '.join(sorted(late))})")
+    return found.version
+
+
+def _beyond(skip: dict[str, Offsets], why: str) -> NoReturn:
+    said = f"{why}: counters cannot be rebuilt"
+    raise InvalidRequest(said, field="--counters", value=skip["from"], hint=ARCHIVE_FORM)
 
 
 def offset_at(log: EventLog, name: str, first: int, end: int, t: int) -> int:

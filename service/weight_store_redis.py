@@ -31,7 +31,7 @@ from service.weight_redis_keys import (
 from service.weight_redis_news import News
 from service.weight_redis_thin import Thinner
 from service.weight_redis_writer import Writer
-from service.weight_version import FORMAT, Checkpoint, CheckpointWrite, Heartbeat, Version
+from service.weight_version import FORMAT, Checkpoint, CheckpointWrite, Heartbeat, Version, read_checkpoint
 
 READ_AT_ONCE = 16
 
@@ -287,7 +287,7 @@ class RedisWeightStore:
             key = keys.checkpoint(v)
             (data,) = self._read("read a checkpoint", lambda pipe, key=key: pipe.get(key))  # type: ignore[misc]
             if data is not None:
-                made = decoded(key, unseal(key, bytes(data)), Checkpoint)
+                made = read_checkpoint(unseal(key, bytes(data)), f"the Redis key {key}")
                 if made.version != v:
                     raise damaged(key, f"it holds checkpoint {made.version}")
                 return made

@@ -18,7 +18,15 @@ import msgspec
 from features.errors import StoreError, UnknownVersion
 from service.weight_flags import check_flags
 from service.weight_keeping import Keeping, checkpoints_over, keep_versions
-from service.weight_version import FORMAT, Checkpoint, CheckpointWrite, Heartbeat, Version, read_alongside
+from service.weight_version import (
+    FORMAT,
+    Checkpoint,
+    CheckpointWrite,
+    Heartbeat,
+    Version,
+    read_alongside,
+    read_checkpoint,
+)
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS store_meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -37,9 +45,9 @@ CREATE TABLE IF NOT EXISTS trainer_states(key INTEGER NOT NULL, checkpoint INTEG
   body BLOB NOT NULL, PRIMARY KEY(key, checkpoint)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS trainer_states_checkpoint ON trainer_states(checkpoint);
 """
+_WRITTEN = "v, base, kind, weights_version, weights, offsets, watermark, counters_through, held, hash, created"
 _COLUMNS = (
-    "v, base, kind, weights_version, weights, offsets, watermark, counters_through, held, hash, created, "
-    "v IN (SELECT v FROM pins), (SELECT body FROM alongside WHERE alongside.v = versions.v)"
+    f"{_WRITTEN}, v IN (SELECT v FROM pins), (SELECT body FROM alongside WHERE alongside.v = versions.v)"
 )
 _SIGNED = 1 << 63
 
@@ -71,7 +79,10 @@ class EmbeddedWeightStore:
             raise StoreError(f"cannot open the weight store {path}: {error}") from error
         found = int(self._meta("format") or b"0")
         if found > FORMAT:
-            raise StoreError(f"the weight store {path} has format {found}, this program knows {FORMAT}")
+            raise StoreError(
+                f"the weight store {path} has format {found}, this program knows {FORMAT}", value=found,
+                hint="update this process",
+            )  # fmt: skip
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -112,7 +123,7 @@ class EmbeddedWeightStore:
                msgspec.json.encode(version.offsets), version.watermark, version.counters_through,
                version.held, version.hash, version.created)  # fmt: skip
         with self._transaction() as db:
-            db.execute(f"INSERT INTO versions VALUES ({','.join('?' * len(row))})", row)
+            db.execute(f"INSERT INTO versions({_WRITTEN}) VALUES ({','.join('?' * len(row))})", row)
             if version.alongside():
                 db.execute("INSERT OR REPLACE INTO alongside VALUES (?, ?)", (version.v, version.alongside()))
             if changes is not None:
@@ -196,7 +207,7 @@ class EmbeddedWeightStore:
         below = (1 << 62) if before is None else before
         query = "SELECT manifest FROM checkpoints WHERE v <= ? ORDER BY v DESC LIMIT 1"
         rows = self._rows(query, below)
-        return msgspec.json.decode(rows[0][0], type=Checkpoint) if rows else None
+        return read_checkpoint(rows[0][0], "the weight store") if rows else None
 
     def chunk(self, sha: str) -> bytes:
         rows = self._rows("SELECT body FROM chunks WHERE sha = ?", sha)
@@ -301,7 +312,7 @@ def _write_checkpoint(db: sqlite3.Connection, write: CheckpointWrite) -> None:
 def _drop_checkpoint(db: sqlite3.Connection, v: int) -> int:
     """Drop checkpoint v; the user states it wrote pass to the next one unless that has newer ones."""
     (found,) = db.execute("SELECT manifest FROM checkpoints WHERE v = ?", (v,)).fetchone()
-    manifest = msgspec.json.decode(found, type=Checkpoint)
+    manifest = read_checkpoint(found, "the weight store")
     shas = [(sha,) for sha in set(manifest.chunks.values())]
     db.executemany("UPDATE chunks SET refs = refs - 1 WHERE sha = ?", shas)
     db.execute("DELETE FROM checkpoints WHERE v = ?", (v,))

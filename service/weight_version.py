@@ -15,7 +15,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from features.errors import InvalidRequest
+from features.errors import InvalidRequest, StoreError
 
 HEADS = ("click", "purchase")
 FORMAT = 1
@@ -142,6 +142,25 @@ def decode_weights(data: bytes) -> dict[str, NDArray[np.float64]]:
         return {head: found[head] for head in HEADS}
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"these bytes are no weights: {error}") from error
+
+
+def read_checkpoint(body: bytes, where: str) -> Checkpoint:
+    """A manifest of a checkpoint from its JSON. Raises StoreError, also for a newer format: its chunks are others."""
+    try:
+        found = msgspec.json.decode(body, type=_Versioned)
+        if found.v <= FORMAT:
+            return msgspec.json.decode(body, type=Checkpoint)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        hint = "restore the store, or delete it: all is learned anew from the log"
+        raise StoreError(f"the checkpoint in {where} cannot be read: {error}", value=where, hint=hint) from error
+    raise StoreError(
+        f"the checkpoint in {where} has format version {found.v}; this code reads {FORMAT}", value=found.v,
+        hint="update this process",
+    )  # fmt: skip
+
+
+class _Versioned(msgspec.Struct):
+    v: int = FORMAT
 
 
 def chunk_sha(data: bytes) -> str:

@@ -24,7 +24,7 @@ from features.records import UNREADABLE, Record, ServedRecord
 from features.user_state import NO_RECENTS, Recents
 from trainer.hold import DONE, EVENT, SHOWN
 from trainer.join import Act, Shown
-from trainer.publish import Learning
+from trainer.publish import Learning, merge
 from trainer.reconstruct import Reconstructor
 from trainer.served import ServedIndex, ranking_key
 from trainer.shadow import Shadow
@@ -58,6 +58,7 @@ class Arrivals:
         self.use(learning, reconstruct, base, hidden)
         self.shadow: Shadow | None = None
         self.skips: dict[str, list[tuple[int, int]]] = {"counters": [], "user_state": []}
+        self.left_out: list[tuple[int, int]] = []  # of `skips`: what counters were rebuilt without
         self.dead: list[tuple[Record, str]] = []
         self.deleted: list[tuple[str, str, int]] = []  # tenant, user, place
         self._items: dict[str, tuple[int, int]] = {}
@@ -92,18 +93,25 @@ class Arrivals:
             if self.shadow is not None:
                 self.shadow.served(key, found, record)
 
-    def take_all(self, records: Iterable[tuple[int, int, Record]]) -> None:
-        """Records of the stream `event` as (effective time, place, record), in order."""
+    def take(self, records: Iterable[tuple[int, int, Record]]) -> None:
+        """Records of the stream `event` of one cut: effective time, place, record, in the order they count in."""
         waiting = iter(records)
         while part := list(islice(waiting, AT_ONCE)):
-            read = [(t, record, event) for t, _, record in part if (event := self._event(record)) is not None]
-            acts = [event for _, _, event in read if isinstance(event, events.InteractionEvent)]
-            self.users.load(dict.fromkeys(actor_key(event.user, event.session) for event in acts))
-            for t, record, event in read:
-                self._take(event, record, t)
+            self._take_some([(t, at, one, event) for t, at, one in part if (event := self._event(one)) is not None])
+
+    def _take_some(self, known: list[tuple[int, int, Record, events.Event]]) -> None:
+        acts = [event for _, _, _, event in known if isinstance(event, events.InteractionEvent)]
+        self.users.load(dict.fromkeys(actor_key(event.user, event.session) for event in acts))
+        places, times = [at for _, at, _, _ in known], [t for t, _, _, _ in known]
+        new = self.dedup.add_all([events.event_hash(event) for _, _, _, event in known], places, times)
+        for (t, at, record, event), first in zip(known, new, strict=True):
+            if first:
+                self._take(event, record, t, at)
+            else:
+                self.learning.join.count("duplicates")
 
     def _event(self, record: Record) -> events.Event | None:
-        """The event of a record; None where it holds none (any more)."""
+        """The event of a record; None where there is none, which is told where it should be one."""
         if record.kind == "blank":
             return None
         if record.kind == UNREADABLE:
@@ -115,12 +123,9 @@ class Arrivals:
             self.dead.append((record, error.message))
             return None
 
-    def _take(self, event: events.Event, record: Record, t: int) -> None:
-        if not self.dedup.add(events.event_hash(event), record.place, t):
-            self.learning.join.count("duplicates")
-            return
+    def _take(self, event: events.Event, record: Record, t: int, at: int) -> None:
         if isinstance(event, events.InteractionEvent):
-            self._interaction(event, record, t)
+            self._interaction(event, record, t, at)
         elif isinstance(event, events.RankingEvent):
             self._ranking(event, record, t)
         elif isinstance(event, events.ItemEvent):
@@ -130,7 +135,12 @@ class Arrivals:
                 self.shadow.reconstruct.forget(row)
         elif isinstance(event, events.UserEvent) and event.op == "delete":
             self.users.delete(actor_key(event.user, None))
-            self.deleted.append((record.tenant, event.user, record.place))
+            self.deleted.append((record.tenant, event.user, at))
+
+    def leave_out(self, left_out: list[tuple[int, int]]) -> None:
+        """Count nothing of these places, and add nothing of them to user states, from now on; all there are so far."""
+        self.left_out = left_out
+        self.skips = {what: merge([*ranges, *left_out]) for what, ranges in self.skips.items()}
 
     def _skipped(self, what: str, at: int) -> bool:
         skips = self.skips[what]
@@ -145,7 +155,7 @@ class Arrivals:
             found = self._items[item] = self.catalogue.intern(item), item_key(item)
         return found
 
-    def _interaction(self, event: events.InteractionEvent, record: Record, t: int) -> None:
+    def _interaction(self, event: events.InteractionEvent, record: Record, t: int, at: int) -> None:
         row, item = self._item(event.item)
         kind = self._behaviours.get(event.type, -1)
         if kind < 0:
@@ -153,19 +163,16 @@ class Arrivals:
             return
         actor = actor_key(event.user, event.session)
         recents = NO_RECENTS
-        if actor and not self._skipped("user_state", record.place):
-            state = self.users.get_or_new(actor)
+        if actor and not self._skipped("user_state", at):
+            state = self.users.get_to_change(actor)
             recents = state.recents(t)
-            state.append(item, kind, t, record.place)
-            self.users.put(state)
-        category = int(self.catalogue.category[row]) if row >= 0 else 0
+            state.append(item, kind, t, at)
+        category = self.catalogue.category_of(row)
         ranking = 0 if event.ranking is None else ranking_key(record.tenant, event.ranking)
-        counted = not self._skipped("counters", record.place)
-        self.learning.hold.push(
-            t, EVENT, (DONE, kind, item, category, ranking, counted, record.place, recents)
-        )
+        counted = not self._skipped("counters", at)
+        self.learning.hold.push(t, EVENT, (DONE, kind, item, category, ranking, counted, at, recents))
         if self.shadow is not None and self.shadow.live:
-            self.shadow.act(t, kind, item, ranking, record.place)
+            self.shadow.act(t, kind, item, ranking, at)
 
     def _ranking(self, event: events.RankingEvent, record: Record, t: int) -> None:
         if self.learning.join.known(ranking_key(record.tenant, event.id)):

@@ -119,6 +119,12 @@ def bootstrap(
         bool, typer.Option("--restore-log", help="The embedded log is lost: an empty one goes on behind the archive.")
     ] = False,
     part: Annotated[Part, typer.Option("--part", help="What to build.")] = "all",
+    skip: Annotated[
+        str | None, typer.Option("--skip", help="FROM..TO: then roll back, counters too, without it (needs --back-to).")
+    ] = None,
+    back_to: Annotated[
+        int | None, typer.Option("--back-to", min=0, help="With --skip: the version whose weights to go back to.")
+    ] = None,
     data_dir: DataDir = None,
     config: Config = None,
     json: Json = False,
@@ -138,7 +144,7 @@ def bootstrap(
         command = [*itself, *where, *(["--then", then] if then else [])]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        answer |= _build(settings, archive, part, json)
+        answer |= _build(settings, archive, part, json, _rollback(settings, archive, skip, back_to))
     except BaseException:
         if child is not None:
             child.terminate()
@@ -159,7 +165,27 @@ def _restore_log(settings: Settings, archive: str) -> list[str]:
         return restore(live, found.manifest.log, found.manifest.offsets)
 
 
-def _build(settings: Settings, archive: str, part: Part, quiet: bool) -> dict[str, Any]:
+def _rollback(settings: Settings, archive: str, skip: str | None, back_to: int | None) -> dict[str, Any] | None:
+    """The body of the rollback that `--skip` asks for. Raises InvalidRequest, LogError."""
+    if skip is None and back_to is None:
+        return None
+    from features.errors import InvalidRequest
+    from features.event_log import open_log
+    from features.event_log_archive import ArchiveLog
+    from service.skip_range import skip_range
+    from trainer.archive.seam import SeamedLog
+
+    if skip is None or back_to is None:
+        hint = "--skip FROM..TO --back-to VERSION (0: the base's prior)"
+        raise InvalidRequest("--skip and --back-to go together", field="--skip", value=skip, hint=hint)
+    with closing(ArchiveLog(archive)) as found, closing(open_log(settings)) as live:
+        whole = SeamedLog(found, live, ("event",))
+        return {"to": back_to, "skip": skip_range(skip, whole), "applies_to": "weights", "counters": True}
+
+
+def _build(
+    settings: Settings, archive: str, part: Part, quiet: bool, rollback: dict[str, Any] | None
+) -> dict[str, Any]:
     from features.event_log import open_log
     from trainer.archive.bootstrap import bootstrap_weights
     from trainer.archive.users import bootstrap_users
@@ -167,7 +193,7 @@ def _build(settings: Settings, archive: str, part: Part, quiet: bool) -> dict[st
     with closing(open_log(settings)) as live, progress_bar("learning", "events", quiet=quiet) as progress:
         if part == "users":
             return {"users": bootstrap_users(settings, archive, live, progress)}
-        return {"weights": bootstrap_weights(settings, archive, live, progress)}
+        return {"weights": bootstrap_weights(settings, archive, live, progress, rollback)}
 
 
 def _of_child(child: Any) -> dict[str, Any]:

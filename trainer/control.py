@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from features.errors import UnknownVersion
-from features.records import MAX_PARTITIONS, Cut, Offsets, Record, Stream, partitions_in, place, split_key
+from features.records import (
+    MAX_PARTITIONS,
+    Cut,
+    Offsets,
+    Record,
+    Stream,
+    control_body,
+    partitions_in,
+    place,
+    split_key,
+)
 from service.weight_store import Kind, Version, decode_weights
 from trainer.gate import PRIOR
 from trainer.rollout import KINDS
@@ -34,7 +44,7 @@ class Control:
     def obey(self, record: Record, cut: Cut, outcome: Outcome) -> Kind | None:
         """Carry one out; the kind of version that makes (None: an ordinary one). What cannot be is a dead letter."""
         try:
-            body = msgspec.json.decode(record.body, type=dict[str, Any])
+            body = control_body(record.kind, record.body)
             if record.kind in KINDS:
                 return "base" if self._core.rollout.obey(record.kind, body, record.place, outcome) else None
             return self._carry_out(record.kind, body, cut, outcome)
@@ -75,6 +85,8 @@ class Control:
             means, start = decode_weights(weights), version.offsets
             outcome.keep.append(to)
         skip = self._ranges(body.get("skip") or {"from": start, "to": cut.offsets})
+        if body.get("counters"):
+            self._core.rebuild(self._core, skip, outcome)
         self._core.learning.roll_back(to, means, self._core.watermark, skip)
         if body.get("by") != "gate":  # the pair beside has a gate of its own
             self._core.rollout.roll_back(to, version, skip)

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 MAX_CHANGES = 1 << 20  # bytes of ops that a version carries; replicas reload instead
 WeightsOf = Callable[[int], Version]
 BaseOf = Callable[[str], Artifact | None]
+Ranges = list[tuple[int, int]]
+"""Places of the event stream, [start, end) each."""
 Fetch = Callable[[str, str, Collection[str]], Artifact]
 """(sha256, url, bases in use) → the base, checked and installed here; raises ReplError."""
 
@@ -57,6 +59,7 @@ class Outcome:
     keep: list[int] = field(default_factory=list)
     dead: list[tuple[Record, str]] = field(default_factory=list)
     deleted: list[tuple[str, str, int]] = field(default_factory=list)
+    replaced: bool = False  # the counters are others than the changes lead to: replicas reload
     wanted: dict[str, Any] | None = None  # the rollback that the gate asks for
 
 
@@ -101,6 +104,7 @@ class Core:
         self.generation = self.first_cut = 0
         self.event_log = event_log
         self.fetch: Fetch | None = None
+        self.rebuild: Callable[[Core, Ranges, Outcome], None] = _no_rebuild
         self.configured = artifact.sha256
         self.learning = self.new_learning(artifact)
         self._use(artifact)
@@ -167,6 +171,7 @@ class Core:
             poisoned=[head.poisoned for head in learning.learner.heads.values()],
             rules=msgspec.structs.asdict(self.rules),
             log=dict(self.log),
+            left_out=list(self.arrivals.left_out),
             generation=self.generation,
             first_cut=self.first_cut,
             configured=self.configured,
@@ -181,6 +186,7 @@ class Core:
         self.configured = meta.configured or meta.base
         self.learning.skipped, self.learning.join.kept = list(meta.skipped), meta.kept
         self.arrivals.skips = {name: list(ranges) for name, ranges in meta.skips.items()}
+        self.arrivals.left_out = list(meta.left_out)
         if not learned:
             self.learning.hold.drop(TIMERS)
             return
@@ -215,8 +221,7 @@ class Core:
             kind = self._control.obey(record, cut, outcome) or kind
         arrivals = self.arrivals
         arrivals.take_served(batch["served"])
-        ordered = sorted((record.effective_time, record.place, record) for record in batch["event"])
-        arrivals.take_all(ordered)
+        arrivals.take(sorted((record.effective_time, record.place, record) for record in batch["event"]))
         self.v, self.offsets = v, _farthest(self.offsets, cut.offsets)
         self.watermark = max(self.watermark, cut.watermark)
         arrivals.release(self.watermark - self.rules.hold_ms)
@@ -238,9 +243,11 @@ class Core:
     ) -> None:
         outcome.version = self._version(kind, weights, held, created)
         body = b"" if ops is None else ops.to_bytes()
-        outcome.changes = None if len(body) > MAX_CHANGES or kind == "start" else body
+        reload = outcome.replaced or len(body) > MAX_CHANGES or kind == "start"
+        outcome.changes = None if reload else body
         outcome.checkpoint = outcome.checkpoint or kind != "push"
-        outcome.dead, self.arrivals.dead = self.arrivals.dead, []
+        outcome.dead += self.arrivals.dead
+        self.arrivals.dead = []
         outcome.deleted, self.arrivals.deleted = self.arrivals.deleted, []
         # what is blanked next cannot be replayed: a restart must not have to go back before it
         outcome.checkpoint = outcome.checkpoint or bool(outcome.deleted)
@@ -282,10 +289,14 @@ class Core:
         learning, old = self.new_learning(artifact), self.learning
         old.hold.drop(TIMERS)
         learning.take_over(old)
-        skips = self.arrivals.skips
+        skips, left_out = self.arrivals.skips, self.arrivals.left_out
         self.learning = learning
         self._use(artifact)
-        self.arrivals.skips = skips
+        self.arrivals.skips, self.arrivals.left_out = skips, left_out
+
+
+def _no_rebuild(core: Core, skipped: Ranges, outcome: Outcome) -> None:
+    raise ValueError("counters cannot be rebuilt here")
 
 
 def _farthest(before: Offsets, cut: Offsets) -> Offsets:

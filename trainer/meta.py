@@ -23,6 +23,7 @@ class Meta(msgspec.Struct):
     poisoned: list[int]
     rules: dict[str, Any]
     log: dict[str, str] = {}  # cluster and topic ids that `offsets` belong to
+    left_out: list[tuple[int, int]] = []  # places that counters were rebuilt without
     generation: int = 0  # logs gone through before this one
     first_cut: int = 0  # version v is cut at offset v - 1 - first_cut
     configured: str = ""  # the base that the settings named last; another one may answer since

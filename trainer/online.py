@@ -45,6 +45,7 @@ from trainer.core import BaseOf, Core, Fetch, Outcome
 from trainer.cuts import MAX_RECORDS, READ, Batch, choose, cover
 from trainer.learner_status import Report
 from trainer.log_identity import HINT, check_log, resume
+from trainer.rebuild import Rebuild
 from trainer.rollout import base_needed
 from trainer.rules import Rules
 from trainer.states import TrainerStates
@@ -171,7 +172,15 @@ class OnlineTrainer:
             realtime=self._realtime, weights_of=self._store.get, base_of=self._base_of,
         )  # fmt: skip
         made.fetch = self._fetch
+        made.rebuild = Rebuild(self._log, self._store, self._core, self._base_of, self._still_here)
         return made
+
+    def _still_here(self) -> None:
+        """A heartbeat in the middle of a long cut: what is served is as old as it was, and the trainer is at work."""
+        at = self._cadence()
+        if at - self._beat_at >= BEAT_MS:
+            self._beat_at, through = at, self.core.watermark
+            self._store.beat(Heartbeat(through, through - self.core.rules.hold_ms, self._clock()))
 
     def _resume(self, at: str) -> None:
         latest = self._store.latest()

@@ -19,14 +19,17 @@ class _AtCheckpoint:
     def __init__(self, store: WeightStore, history: int) -> None:
         self.checkpoint = 0
         self.collected: list[tuple[int, bytes | None]] = []
+        self.spilled: dict[int, bytes | None] = {}
         self._store, self._history = store, history
 
     def get(self, key: int) -> UserState | None:
         return self.get_many([key])[0]
 
     def get_many(self, keys: Sequence[int]) -> list[UserState | None]:
-        found = self._store.user_states(keys, self.checkpoint)
-        return [None if body is None else UserState.decode(body, self._history) for body in found]
+        stored = [key for key in keys if key not in self.spilled]
+        found = dict(zip(stored, self._store.user_states(stored, self.checkpoint), strict=True)) if stored else {}
+        bodies = [found[key] if key in found else self.spilled[key] for key in keys]
+        return [None if body is None else UserState.decode(body, self._history) for body in bodies]
 
     def commit(self, states: Iterable[UserState], deleted: Iterable[int], offsets: Mapping[str, int]) -> None:
         gone: list[tuple[int, bytes | None]] = [(key, None) for key in deleted]
@@ -61,6 +64,10 @@ class TrainerStates(UserStates):
         """(key, encoded state, None: deleted) since the last call, for a checkpoint to write."""
         self.flush({})
         return self._at.collected
+
+    def spill(self) -> None:
+        """Take what has changed out of memory, as bytes, without a checkpoint: for a replay that writes none."""
+        self._at.spilled |= dict(self.changed())
 
     def written(self, checkpoint: int) -> None:
         """What `changed` gave is stored with this checkpoint."""

@@ -24,6 +24,7 @@ from trainer.blas import single_thread
 from trainer.checkpoint import meta_of, restore
 from trainer.core import BaseOf, Core
 from trainer.cuts import cover
+from trainer.rebuild import Rebuild
 from trainer.rules import Rules
 from trainer.states import TrainerStates
 
@@ -75,11 +76,14 @@ def _core(
     artifact: Artifact | None = base_of(meta.base)
     if artifact is None:
         return None
-    rules = msgspec.convert(meta.rules, Rules)
-    users = TrainerStates(store, 100_000, rules.history)
-    core = Core(
-        event_log, users, artifact, rules, realtime=realtime, weights_of=store.get, base_of=base_of
-    )
+
+    def make(artifact: Artifact, rules: Rules) -> Core:
+        users = TrainerStates(store, 100_000, rules.history)
+        made = Core(event_log, users, artifact, rules, realtime=realtime, weights_of=store.get, base_of=base_of)
+        made.rebuild = Rebuild(event_log, store, make, base_of)
+        return made
+
+    core = make(artifact, msgspec.convert(meta.rules, Rules))
     restore(core, chunks, learned=True)
     core.adopt(meta, learned=True)
     return core

@@ -107,7 +107,7 @@ def test_a_clock_one_hour_ahead_on_one_producer(shop: KafkaShop) -> None:
 
 
 def test_one_poisoned_hour(shop: KafkaShop) -> None:
-    """Everything that was appended in a time is left out of the weights, over all partitions."""
+    """Everything that was appended in a time is left out of weights and counters, over all partitions."""
     for k in range(3):
         shop.click("a", f"good-{k}", "i1")
     shop.until(lambda: learned(shop), 30, "good clicks are learned")
@@ -120,10 +120,13 @@ def test_one_poisoned_hour(shop: KafkaShop) -> None:
     time.sleep(1.0)
     ended = datetime.now(UTC)
     time.sleep(0.2)
+    for name in "ab":
+        shop.until(lambda name=name: shop.value(name, "x", "i19", "rt.item.click.1h") > 0, 20, "the poison is counted")
+    clean = [shop.value(name, "x", "i1", "rt.item.click.1h") for name in "ab"]
     skip = f"{began.isoformat()}..{ended.isoformat()}"
     done = repl(
-        "versions", "rollback", str(good.v), "--skip", skip, "--data-dir", str(shop.place / "cli"), "--json",
-        **shop.environment,
+        "versions", "rollback", str(good.v), "--skip", skip, "--counters", "--json",
+        "--data-dir", str(shop.place / "cli"), **shop.environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = orjson.loads(done.stdout)
@@ -136,6 +139,12 @@ def test_one_poisoned_hour(shop: KafkaShop) -> None:
     with closing(open_weight_store(shop.settings)) as store:
         back = next(one for one in store.versions(1_000) if one.kind == "rollback")
         assert back.weights == good.weights
+    for name in "ab":
+        shop.until(lambda name=name: shop.value(name, "x", "i19", "rt.item.click.1h") == 0, 20, "it counts no more")
+        assert shop.value(name, "robot-0", "i19", "rt.own.click") > 0, "what a user did is still her own"
+    kept = [shop.value(name, "x", "i1", "rt.item.click.1h") for name in "ab"]
+    assert kept == pytest.approx(clean, rel=0.05), "what others clicked counts as before"
+    with closing(open_weight_store(shop.settings)) as store:
         shop.until(lambda: store.status()["gate"]["skipped"], 20, "the status says what is skipped")
     assert verified(shop)["ok"]
 

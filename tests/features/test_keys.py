@@ -146,3 +146,20 @@ def test_chunks_restore_midway_and_only_new_ones_are_written() -> None:
 @pytest.mark.parametrize("module", [key_kernels, hash_window_kernels])
 def test_kernels_can_be_warmed(module: object) -> None:
     module.warm()  # type: ignore[attr-defined]
+
+
+OFFERED = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 200)), max_size=150)
+
+
+@given(OFFERED, st.integers(1, 40), st.integers(1, 80))
+def test_a_window_takes_many_as_it_takes_one_after_the_other(
+    offered: list[tuple[int, int]], most: int, age: int
+) -> None:
+    """Keys that come again, times that go back, rings that grow and that are full."""
+    one, many = HashWindow(most, age), HashWindow(most, age)
+    found = [one.add(key, place, t) for place, (key, t) in enumerate(offered)]
+    keys, times = [key for key, _ in offered], [t for _, t in offered]
+    places, half = list(range(len(offered))), len(offered) // 2
+    first = many.add_all(keys[:half], places[:half], times[:half])
+    assert first + many.add_all(keys[half:], places[half:], times[half:]) == found
+    assert (many.digest(), len(many)) == (one.digest(), len(one))

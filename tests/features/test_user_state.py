@@ -75,6 +75,19 @@ def test_recents_include_equal_times_and_nothing_later() -> None:
     assert rows(state.until(2)) == rows(state)[:2]
 
 
+@given(st.lists(st.integers(0, 40), max_size=300), st.integers(1, 9))
+def test_recents_stay_as_they_are_whatever_is_appended(times: list[int], every: int) -> None:
+    """Views of what is never moved: late interactions and full histories, too."""
+    state, given_away = UserState(1, limit=70), []
+    for k, t in enumerate(times):
+        state.append(k, k % 5, t)
+        if k % every == 0:
+            found = state.recents(t)
+            given_away.append((found, [part.tolist() for part in found]))
+    for found, before in given_away:
+        assert [part.tolist() for part in found] == before
+
+
 def test_an_interaction_older_than_a_full_history_is_not_kept() -> None:
     state = UserState(1, limit=2)
     for t in (10, 20, 5):

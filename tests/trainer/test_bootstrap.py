@@ -462,3 +462,33 @@ def test_user_states_are_those_of_the_ranker(shop: Shop, tmp_path: Path) -> None
         assert again["interactions"] == 0
     assert mine.digest() == catalogue.digest()
     assert states(ours, users) == states(theirs, users)
+
+
+@pytest.mark.parametrize("networked", [False, True])
+def test_a_deleted_user_is_not_brought_back_by_a_ranker_that_is_behind(
+    shop: Shop, tmp_path: Path, redis_url: str, networked: bool
+) -> None:
+    """As the ranker's own consumer leaves it: an empty state with its place; in SQLite (one writer) none."""
+    from features.events import InteractionEvent, UserEvent
+    from features.feature_store import UserStates
+
+    place = tmp_path / "log"
+    more = {"user_states_url": redis_url, "tenant": fresh_tenant()} if networked else {}
+    settings, key = settings_of(place, **more), actor_key("gone", None)
+    clicks = [
+        InteractionEvent(id=f"c{n}", timestamp=START + n, type="click", item=f"i{n}", user="gone") for n in range(3)
+    ]
+    deletion = UserEvent(id="d", timestamp=START + 9, user="gone", op="delete")
+    with closing(open_log(settings, lambda: END)) as log:
+        log.append("event", [event_record(one) for one in (*clicks, deletion)])
+        archive(log, str(tmp_path / "archive"), shop.artifact)
+    with closing(ArchiveLog(str(tmp_path / "archive"))) as found, closing(open_feature_store(settings)) as store:
+        made = UserRebuild(found, store, shop.artifact.schema, settings, None).run()
+        assert (made["interactions"], made["deleted"]) == (3, 1)
+        behind = UserStates(store, 10, settings.history)
+        late = behind.get_or_new(key)
+        if networked:
+            assert (len(late), late.offset) == (0, 4), "through the place of the deletion"
+            assert not late.append(1, 1, START, 2), "what came before it is not taken again"
+        else:
+            assert store.get(key) is None

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
 import msgspec
 
 from features.errors import ArtifactError, LogError
-from features.event_log import EventLog
+from features.event_log import EventLog, system_clock
 from features.event_log_archive import ArchiveLog
 from features.event_log_archive_manifest import KEPT
-from features.records import Cut, Offsets, Record, Stream, split_key
+from features.records import Cut, NewRecord, Offsets, Record, Stream, partition_and_offset, split_key
 from service.artifact import Artifact
 from service.settings import Settings
 from service.weight_keeping import Keeping
@@ -35,7 +35,7 @@ from trainer.core import BaseOf, Core, Outcome
 from trainer.cuts import READ, Batch
 from trainer.fence import Fence
 from trainer.log_identity import check_log
-from trainer.online import OnlineTrainer, no_base
+from trainer.online import CONTROL, OnlineTrainer, no_base
 from trainer.rules import Rules
 
 Progress = Callable[[int, int], None]
@@ -58,12 +58,15 @@ class Bootstrap(OnlineTrainer):
         *,
         progress: Progress = lambda done, total: None,
         base_of: BaseOf = no_base,
+        rollback: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        """artifact: the base that is served now; base_of: others, where the archive began with another."""
+        """artifact: the base that is served now; base_of: others, where the archive began with another; rollback: the
+        body of a control record that is carried out behind the seam, once (`versions rollback --counters`)."""
         check(archive, live)
         self.follows = follows_cuts(archive, live)
         streams: tuple[Stream, ...] = KEPT if self.follows else tuple(one for one in KEPT if one != "cut")
+        self._rollback_at = -1 if rollback is None else asked_once(live, rollback, settings.tenant)
         self._seamed, self._archive, self._progress = SeamedLog(archive, live, streams), archive, progress
         self._sparse = SparseStore(store, set(named_versions(self._seamed)))
         super().__init__(self._seamed, self._sparse, artifact, settings, base_of=base_of, **more)
@@ -137,7 +140,8 @@ class Bootstrap(OnlineTrainer):
 
     def _reached(self) -> bool:
         offsets = self.core.offsets
-        return all(offsets.get(name, 0) >= at for name, at in self._seamed.seam.items() if name != CUTS)
+        seam = all(offsets.get(name, 0) >= at for name, at in self._seamed.seam.items() if name != CUTS)
+        return seam and offsets.get(CONTROL, 0) > self._rollback_at
 
     def _checkpoint(self, outcome: Outcome, now: int) -> CheckpointWrite | None:
         if self.core.users.dirty >= MANY_DIRTY:
@@ -150,6 +154,20 @@ class Bootstrap(OnlineTrainer):
         if self._sparse.holds(v):
             self._sparse.write(v, self._checkpoints.prepare(self.core, self.core.meta()))
             self._checkpoints.committed(self.core, v)
+
+
+def asked_once(log: EventLog, body: Mapping[str, Any], tenant: str) -> int:
+    """The offset of the rollback with this body on the control stream, appended where it is not there: a bootstrap that
+    was killed does not ask twice."""
+    text = msgspec.json.encode({"v": 1, "by": "bootstrap", **body})
+    at = log.start_offsets().get(CONTROL, 0)
+    while records := log.read("control", at):
+        for record in records:
+            if record.kind == "rollback" and record.body == text:
+                return record.offset
+        at = records[-1].offset + 1
+    (place,) = log.append("control", [NewRecord("rollback", tenant, system_clock(), "control", text)])
+    return -1 if place is None else partition_and_offset(place)[1]
 
 
 def named_versions(log: EventLog) -> Iterator[int]:
@@ -168,9 +186,11 @@ def named_versions(log: EventLog) -> Iterator[int]:
 
 
 def bootstrap_weights(
-    settings: Settings, url: str, live: EventLog, progress: Progress = lambda done, total: None
-) -> dict[str, Any]:
+    settings: Settings, url: str, live: EventLog, progress: Progress = lambda done, total: None,
+    rollback: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Build the weight store of these settings from the archive at `url`, up to where `learn` goes on with the log.
+    rollback: see `Bootstrap`.
 
     Raises Fenced where a trainer is at work, LogError, StoreError, ArtifactError with what to do.
     """
@@ -180,7 +200,7 @@ def bootstrap_weights(
         with closing(open_weight_store(settings, fsync=fsync, keeping=keeping, writer=True)) as store:
             made = Bootstrap(
                 archive, live, store, current_base(settings), settings,
-                base_of=lambda sha256: base_by_sha(settings, sha256), progress=progress,
+                base_of=lambda sha256: base_by_sha(settings, sha256), progress=progress, rollback=rollback,
             )  # fmt: skip
             gc.freeze()
             gc.set_threshold(500_000, 20, 100)  # cuts hold many small objects and no cycles

@@ -18,7 +18,7 @@ from features.catalogue import Catalogue
 from features.errors import LogError, ReplError, StoreError
 from features.event_log import EventLog
 from features.event_log_archive import ArchiveLog
-from features.feature_store import FeatureStore, UserStates, open_feature_store
+from features.feature_store import FeatureStore, open_feature_store
 from features.hash_window import HashWindow
 from features.keys import actor_key, item_key
 from features.records import Offsets, Record, marked, partitions_in, split_key
@@ -27,6 +27,7 @@ from service.catalogue_store import CatalogueStore
 from service.event_applying import ids_seen
 from service.log_positions import generation_in, log_key, positions_in, to_store
 from service.settings import Settings
+from service.shared_users import SharedUserStates
 from trainer.archive.seam import check
 from trainer.bases import current_base
 
@@ -47,7 +48,7 @@ class UserRebuild:
         self._generation = generation_in(store.offsets(), self._key)
         self._seen = seen
         self._archive, self._store, self._schema = archive, store, schema
-        self._users = UserStates(store, max(2 * FLUSH_DIRTY, settings.users_in_memory), settings.history)
+        self._users = SharedUserStates(store, max(2 * FLUSH_DIRTY, settings.users_in_memory), settings.history)
         self._catalogue = catalogue
         self._done: Offsets = {}
         self.counts = {"events": 0, "interactions": 0, "deleted": 0, "unreadable": 0}
@@ -87,7 +88,7 @@ class UserRebuild:
             elif record.kind == "user" and for_users:
                 event = events.from_bytes(record.body)
                 if isinstance(event, events.UserEvent) and event.op == "delete":
-                    self._users.delete(actor_key(event.user, None))
+                    self._users.forget(actor_key(event.user, None), record.place)
                     self.counts["deleted"] += 1
         except ReplError as error:
             if isinstance(error, StoreError | LogError):
