@@ -23,6 +23,7 @@ from kafka import errors as failures
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.net.compat import KafkaNetClient
 
+from features import event_log_kafka_kernels
 from features.errors import LogError, OffsetLost
 from features.event_log import Clock, Promise, system_clock
 from features.event_log_kafka_batches import taken_apart
@@ -64,6 +65,7 @@ class KafkaEventLog:
         self._readers = Readers(self._make_reader)
         self._closed = False
         self._identity, self._looked_at = self.identity(), time.monotonic()
+        event_log_kafka_kernels.warm()  # now, not when the first record comes
 
     def identity(self) -> Identity:
         """Cluster, topic ids and partitions as the broker tells them now. Raises LogError where a topic is missing."""

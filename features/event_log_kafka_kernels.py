@@ -153,3 +153,8 @@ def places(data: Bytes, at: int, count: int, version: int) -> Places | None:
         return None
     rows = np.zeros((count, COLUMNS), np.int64)
     return rows if _places(data, at, _NAMES, ord(str(version)), rows) else None
+
+
+def warm() -> None:
+    """Compile all of them, so that the first batch need not wait."""
+    places(np.zeros(1, np.uint8), 0, 1, 1)

@@ -46,12 +46,12 @@ def reasons(settings: Settings, seconds: float, now: int) -> list[str | None]:
 
 def states_reason(settings: Settings) -> str | None:
     """Why no consumer of user states is at work on this machine, None if one is, for every tenant."""
-    from service.states_share import members
+    from service.states_share import host_of, members
 
     for name, one in settings_by_tenant(settings).items():
         try:
             require_beside(one)
-            if not any(f"-{socket.gethostname()}-" in member for member in members(one)):
+            if not any(host_of(member) == socket.gethostname() for member in members(one)):
                 return f"no `repl-ranker states` of {socket.gethostname()} is at work for the tenant {name}"
         except ReplError as error:
             return str(error)

@@ -153,7 +153,8 @@ class Loader(Background):
             self._dropped(made)
             raise
         while not self._add(made):
-            if self._stop.wait(0.05):
+            if self._stop.wait(0.05) or sha256 not in self._replica.named:  # it ends, or nobody speaks of it any more
+                self._dropped(made)
                 return
         self._replica.choose_again()
         self._tidy()

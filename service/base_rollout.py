@@ -5,6 +5,7 @@ one. It appends none and waits for nothing (`cli_base.py`, `routes/bases.py`), a
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,19 @@ def status(store: WeightStore) -> dict[str, Any]:
     return {"version": None if latest is None else latest.v, **said(store)}
 
 
+def asked(body: dict[str, Any]) -> dict[str, Any]:
+    """A body with a name for this one wish: what became of it is found by that, whoever else asks meanwhile."""
+    return {**body, "ask": uuid.uuid4().hex}
+
+
 def became(store: WeightStore, body: dict[str, Any], place: int) -> dict[str, Any] | None:
-    """What became of a control record at this offset: {…body, offset, done, reason, figures?, pending: False}; None
-    while the trainer has not said."""
-    last: dict[str, Any] = said(store).get("last", {})
-    if last.get("place", -1) < place:
-        return None
-    answered = {name: value for name, value in last.items() if name in ("done", "reason", "figures")}
-    return {**body, "offset": place, **answered, "pending": False}
+    """What became of a control record with this body (of `asked`): {…body, offset, done, reason, figures?, pending:
+    False}; None while the trainer has not said."""
+    for one in said(store).get("recent", []):
+        if one["ask"] == body["ask"]:
+            answered = {name: value for name, value in one.items() if name in ("done", "reason", "figures")}
+            return {**body, "offset": place, **answered, "pending": False}
+    return None
 
 
 def fetched(settings: Settings, source: str) -> str:

@@ -124,8 +124,9 @@ def _carried_out(
     settings: Settings, store: WeightStore, kind: str, body: dict[str, Any], wait: float
 ) -> dict[str, Any]:
     """Append the record, and wait for what becomes of it: {…body, offset, done, reason, figures?, pending}."""
-    from service.base_rollout import became
+    from service.base_rollout import asked, became
 
+    body = asked(body)
     place = control(settings, kind, body)
     waited(wait, lambda: became(store, body, place) is not None)
     pending = {**body, "offset": place, "done": False, "reason": "the trainer has not answered", "pending": True}

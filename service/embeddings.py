@@ -35,8 +35,9 @@ def _users(engine: Engine, ids: list[str]) -> dict[str, Any]:
     towers, coarse, known = [], [], []
     for name in ids:
         key = actor_key(name, None)
+        read = engine.users.get(key) if engine.users.elsewhere else None  # a round trip: nobody waits for it
         with engine.lock:
-            state = engine.users.get(key)
+            state = read if engine.users.elsewhere else engine.users.get(key)
             history = history_of(engine.catalogue, engine.vectors, state)
         side = engine.sides.user(key, history)
         towers.append(side.tower)

@@ -7,9 +7,10 @@ from typing import Any
 
 from features.errors import LogError, StoreError
 from features.event_log import EventLog
-from service.core import Running, Service
+from service.core import Service
 from service.metrics import Metrics
 from service.numbers import trainer_numbers
+from service.running import Running
 
 DEAD_LETTERS = "dead-letter/"
 

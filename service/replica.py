@@ -155,6 +155,13 @@ class Replica(Background):
             self.beat = (heartbeat.watermark, heartbeat.counters_through, heartbeat.at)
         latest, pinned = self._store.latest(), self._store.pinned()
         again, self._again = self._again, False
+        try:
+            self._follow_to(latest, pinned, again=again)
+        except Exception:
+            self._again = self._again or again  # the wish stands until it was met
+            raise
+
+    def _follow_to(self, latest: Version | None, pinned: int | None, *, again: bool) -> None:
         if latest is None:
             return
         other = self._other_history(latest)

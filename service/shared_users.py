@@ -35,6 +35,8 @@ class SharedUserStates(UserStates):
         self.store.offsets()
         self.unreachable = False
 
+    elsewhere = False
+    """Whether a state is read from the store each time, and nothing of it is shared here: read it without a lock."""
     writes = True
     """Whether this process is the one of several that stores states, and counts and reports what it reads."""
 

@@ -75,7 +75,7 @@ class Keeper:
 
     def look(self) -> None:
         """Say when the consumer gets stuck. Raises ReplError where it has ended by itself."""
-        if not self.consumer.alive:
+        if not (self.consumer.alive and self.share.alive):
             raise ReplError("the consumer of user states ended by itself", hint="its log has the traceback")
         stuck = not self._at_work()
         if stuck and not self._stuck:

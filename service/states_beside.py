@@ -38,6 +38,7 @@ class BesideUserStates(SharedUserStates):
     """States as others have written them; none is kept here."""
 
     writes = False
+    elsewhere = True
 
     def get(self, key: int) -> UserState | None:
         """As UserStates.get. Raises StoreError, at once where the store was not there a moment ago."""
@@ -114,13 +115,22 @@ class StatesWatch(Background):
         self._failing = self._users.unreachable = False
         key = self._log_key()
         if stored is None:  # they are read again, and so are the offsets
-            self.progress.restart({})
+            self._begin_again(self._generation)
             return
         if key is None:
             return
-        self._generation = generation_in(stored, key)
+        generation = generation_in(stored, key)
+        if generation != self._generation:  # another log: its offsets have nothing to do with those before
+            self._begin_again(generation)
         self.progress.advance(positions_in(stored, self._generation))
         self._settle()
+
+    def _begin_again(self, generation: int) -> None:
+        """Nothing is known to be in user states any more."""
+        with self._lock:
+            self._ends.clear()
+            self._generation, self._through = generation, 0
+            self.progress.restart({})
 
     def _settle(self) -> None:
         """What has been reached of what was seen on the log."""
@@ -152,24 +162,27 @@ class StatesWatch(Background):
     async def state(self, key: int, wanted: Offsets, seconds: float) -> tuple[KnownState, bool]:
         """An actor's state (key 0: nobody's), which holds what lies before `wanted`; False where that could not be had
         within `seconds`. One round trip, two where it has to be waited for."""
-        known = self._read(key, wanted)
-        if self.progress.reached(wanted):
+        known, holds = self._read(key, wanted)
+        if holds:
             return known, True
         if known.failed or not seconds:
             return known, False
         with self._hurried():
             reached = await self.progress.wait(wanted, seconds)
-        return self._read(key, {}), reached
+        return self._read(key, {})[0], reached
 
-    def _read(self, key: int, wanted: Offsets) -> KnownState:
-        """The state; what was read of `wanted` on the way is known afterwards."""
+    def _read(self, key: int, wanted: Offsets) -> tuple[KnownState, bool]:
+        """The state, and whether it holds what lies before `wanted`: by what was known before, or was read with it
+        (others may go on while the answer is on its way)."""
         missing = [] if self.progress.reached(wanted) else [stored_name(name, self._generation) for name in wanted]
         if not key and not missing:
-            return KnownState()
+            return KnownState(), True
         try:
             state, found = self._users.read(key, missing)
         except StoreError:
-            return KnownState(failed=True)
+            return KnownState(failed=True), not missing
+        positions = positions_in(found, self._generation)
         if found:
-            self.progress.advance(positions_in(found, self._generation))
-        return KnownState(state if key else None)
+            self.progress.advance(positions)
+        holds = not missing or all(positions.get(name, 0) >= at for name, at in wanted.items())
+        return KnownState(state if key else None), holds

@@ -97,6 +97,11 @@ def members(settings: Settings) -> list[str]:
     return sorted(one.decode() for one in found)
 
 
+def host_of(member: str) -> str:
+    """The host in a member's name."""
+    return member.split("-", 1)[1].rsplit("-", 2)[0]
+
+
 class LeasedShare(Background):
     """A member. `start`, then read the partitions `mine`; `stop` when all that was read is written."""
 

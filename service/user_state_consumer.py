@@ -103,6 +103,7 @@ class UserStateConsumer(Background):
             self._users_stored = offsets[1] or {}
         self._unasked = users is not None and offsets[0] is None
         self._share, self._told = share, told
+        self._mine: frozenset[str] = frozenset()
         self.log_key: str | None = None
         """The log that is read, as stored beside offsets (`log_positions.py`); None before it was asked."""
         self._generation = 0
@@ -151,8 +152,8 @@ class UserStateConsumer(Background):
                 self._ask()
             if self._users is not None and (self._users.unreachable or self.failing == "state"):
                 self._users.probe()
-            self._discover(began)
             self._hand_over(began)
+            self._discover(began)
             found = self._log.tail(self._positions, _BATCH, TAIL_SECONDS)
             count = sum(map(len, found.records.values()))
             self._take(found)
@@ -195,7 +196,7 @@ class UserStateConsumer(Background):
         if self._share is None or self._users is None:
             return
         mine = self._share.mine
-        if mine == self._positions.keys():
+        if mine == self._mine == self._positions.keys():
             self._share.reads(mine)
             return
         self._write(force=True)
@@ -205,7 +206,7 @@ class UserStateConsumer(Background):
         self._share.reads(self._positions)
         self._ask()
         self._applying.users_from = positions_in(self._users_stored, self._generation)
-        self._discovered_at = None
+        self._mine, self._discovered_at = mine, None
         self._discover(now)
         log.info("partitions of user states", extra={"partitions": sorted(self._positions), "left": sorted(left)})
 
@@ -218,12 +219,16 @@ class UserStateConsumer(Background):
         every = partitions_in(STREAM, starts)
         if self._share is not None:
             self._share.know(every)
-            every = [name for name in every if name in self._share.mine]
+            every = self._taken(every)
         for name in every:
             if name not in self._positions:
                 self._positions[name] = self._begin(name, starts[name])
         self.progress.advance(self._positions)
         self._discovered_at = now
+
+    def _taken(self, every: list[str]) -> list[str]:
+        """Of these partitions the ones that this process has taken over (`_hand_over`)."""
+        return [name for name in every if name in self._mine]
 
     def _begin(self, name: str, start: int) -> int:
         """Where to begin with a partition that begins at `start`. Raises LogError."""
@@ -248,6 +253,7 @@ class UserStateConsumer(Background):
             of_items = generation_in(self._items_stored, key)
             self._applying.items_from = positions_in(self._items_stored, of_items)
         self.log_key, self._generation, self._positions = key, generation, {}
+        self.progress.restart({})
         self._user_saver.written = self._applying.users_from
 
     def _stored(self, positions: Offsets) -> Offsets:

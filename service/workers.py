@@ -92,12 +92,12 @@ def prepare() -> None:
     """Import what workers need, once for all of them."""
     one_thread_each()  # as many processes as cores answer: a library's own threads are in the way
     import service.app
-    from features import hash_window_kernels, key_kernels, user_state_kernels
+    from features import event_log_kafka_kernels, hash_window_kernels, key_kernels, user_state_kernels
     from service.memory import few_heaps
 
     few_heaps()
     assert service.app
-    for kernels in (key_kernels, hash_window_kernels, user_state_kernels):
+    for kernels in (key_kernels, hash_window_kernels, user_state_kernels, event_log_kafka_kernels):
         kernels.warm()  # what loads a kernel is 25 MB, once loaded
     ready_to_fork()
 

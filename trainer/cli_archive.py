@@ -16,6 +16,7 @@ from service.console import Config, DataDir, Json, note, progress_bar, report, r
 if TYPE_CHECKING:
     from features.event_log import EventLog
     from features.event_log_archive_manifest import Began
+    from features.records import Record
     from service.settings import Settings
     from trainer.archive.sink import Sink
 
@@ -94,20 +95,31 @@ def _began(settings: Settings, log: EventLog) -> Began | None:
     from trainer.checkpoint import meta_of
     from trainer.rules import Rules
 
-    at = log.start_offsets()["control/0"]
+    at, form = log.start_offsets()["control/0"], dict[str, int]()
     while records := log.read("control", at):
-        if any(record.kind in ("base", "settings") for record in records):
+        changes = [record for record in records if record.kind in ("base", "settings")]
+        if not all(_only_form(record) for record in changes):
             return None
+        form = {"form": 1} if changes else form  # what was learned before began without
         at = records[-1].offset + 1
     with closing(open_weight_store(settings)) as store:
         checkpoint = store.latest_checkpoint()
         if checkpoint is not None:
             meta = meta_of({"meta/state": store.chunk(checkpoint.chunks["meta/state"])})
-            return Began(meta.base, meta.rules)
+            return Began(meta.base, meta.rules | form)
     try:
-        return Began(current_base(settings).sha256, msgspec.structs.asdict(Rules.of(settings)))
+        return Began(current_base(settings).sha256, msgspec.structs.asdict(Rules.of(settings)) | form)
     except ArtifactError:
         return None
+
+
+def _only_form(record: Record) -> bool:
+    """A change of the trainer's own form of learning, which an update makes by itself: no setting, no base."""
+    from features.records import control_body
+
+    if record.kind != "settings":
+        return False
+    return control_body(record.kind, record.body).keys() <= {"v", "by", "form"}
 
 
 def bootstrap(

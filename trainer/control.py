@@ -64,7 +64,7 @@ class Control:
         elif kind == "rollback":
             return self._roll_back(body, cut, outcome)
         elif kind == "skip":
-            self._skip(str(body["applies_to"]), self._ranges(body))
+            self._skip(str(body["applies_to"]), self.ranges(body))
         elif kind == "base":
             return self._change_base(str(body["sha256"]), outcome)
         elif kind == "settings":
@@ -84,7 +84,7 @@ class Control:
                 raise ValueError(f"version {to} is of another base")
             means, start = decode_weights(weights), version.offsets
             outcome.keep.append(to)
-        skip = self._ranges(body.get("skip") or {"from": start, "to": cut.offsets})
+        skip = self.ranges(body.get("skip") or {"from": start, "to": cut.offsets})
         if body.get("counters"):
             self._core.rebuild(self._core, skip, outcome)
         self._core.learning.roll_back(to, means, self._core.watermark, skip)
@@ -108,7 +108,7 @@ class Control:
         else:
             self._core.arrivals.skips[what] += skipped
 
-    def _ranges(self, skip: Mapping[str, Any]) -> list[tuple[int, int]]:
+    def ranges(self, skip: Mapping[str, Any]) -> list[tuple[int, int]]:
         """A {from, to} of offset maps as ranges of places of the event stream, one a partition that `to` names."""
         found = []
         for name in partitions_in(EVENT, skip["to"]):

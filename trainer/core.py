@@ -109,7 +109,7 @@ class Core:
         self.learning = self.new_learning(artifact)
         self._use(artifact)
         self.rollout = Rollout(self)
-        self._control = Control(self)
+        self.control = Control(self)
 
     def base(self, sha256: str, url: str) -> Artifact:
         """A base that records of the log speak of, fetched where it is not here. Raises ArtifactError."""
@@ -218,7 +218,7 @@ class Core:
         batch = {stream: marked(records, self.generation) for stream, records in batch.items()}
         self.rollout.begin_cut(v, cut.kept)
         for record in batch["control"]:
-            kind = self._control.obey(record, cut, outcome) or kind
+            kind = self.control.obey(record, cut, outcome) or kind
         arrivals = self.arrivals
         arrivals.take_served(batch["served"])
         arrivals.take(sorted((record.effective_time, record.place, record) for record in batch["event"]))

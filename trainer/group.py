@@ -71,7 +71,7 @@ class Trainer(Child):
             self._note(status, now)
         if self.wanted and not self.pid and now >= self.due:
             self.fork(self._train)
-        elif self.pid and not self.wanted:
+        elif self.pid and (self._told or not self.wanted):  # one that was told ends, whatever is wished by then
             self._give_up(now)
 
     def _note(self, status: int, now: float) -> None:

@@ -279,5 +279,6 @@ class Join(Labels):
         if row["deadline"] and due < row["deadline"] - self.rules.hold:
             self.hold.push(int(row["deadline"]) - self.rules.hold, NEGATIVE, rank)
             return
+        self._wait_no_longer(int(row["hash"]))  # clicks that waited for inputs as long as the negatives come first
         slots = self.shown.slots(int(row["first"]), int(row["n"]))
         self._reject(rank, slots[self.shown.fixed["ranking"][slots] == rank], due)

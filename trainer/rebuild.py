@@ -20,7 +20,7 @@ from features.keys import actor_key
 from features.records import Cut, Offsets, Record, offset_key, partition_and_offset
 from features.user_state import UserState
 from service.artifact import Artifact
-from service.skip_range import ARCHIVE_FORM, checkpoint_before
+from service.skip_range import ARCHIVE_FORM
 from service.weight_store import Checkpoint, WeightStore
 from trainer.checkpoint import meta_of, restore
 from trainer.core import BaseOf, Core, Outcome, Ranges
@@ -46,10 +46,12 @@ class Rebuild:
 
     def __init__(
         self, event_log: EventLog, store: WeightStore, make: Make, base_of: BaseOf,
-        alive: Callable[[], None] = _nobody_waits,
+        alive: Callable[[], None] = _nobody_waits, *, refuses: bool = True,
     ) -> None:  # fmt: skip
-        """make: a fresh core over this log and store; alive: called after each cut that was followed."""
+        """make: a fresh core over this log and store; alive: called after each cut that was followed. refuses: a log
+        that does not reach back, or a base that is gone, refuses the wish; a replay of one that was done raises it."""
         self._log, self._store, self._make, self._base_of, self._alive = event_log, store, make, base_of, alive
+        self._refuses = refuses
 
     def __call__(self, core: Core, skipped: Ranges, outcome: Outcome) -> None:
         """Leave these places out of what the core counts, from the first of them on. Raises ValueError where that
@@ -60,10 +62,13 @@ class Rebuild:
             try:
                 outcome.keep.append(self._replace(core, left_out))
             except (OffsetLost, ArtifactError) as error:
+                if not self._refuses:
+                    raise
                 raise ValueError(f"{error.message}: counters cannot be rebuilt; {ARCHIVE_FORM}") from error
         core.arrivals.leave_out(left_out)
 
     def _replace(self, core: Core, left_out: Ranges) -> int:
+        actors = sorted(self._actors(core, lacking(left_out, core.arrivals.left_out)))
         checkpoint, meta = self._before(core, left_out)
         log.warning("counters are rebuilt", extra={"from_version": meta.v, "to_version": core.v, "skipped": left_out})
         fresh = self._at(checkpoint, meta)
@@ -76,19 +81,19 @@ class Rebuild:
             self._alive()
         core.realtime.become(fresh.realtime)
         core.learning.hold.exchange(fresh.learning.hold, EVENT)
-        for actor in sorted(self._actors(core, left_out)):
+        for actor in actors:
             core.users.put(fresh.users.get(actor) or UserState(actor, core.users.history))
         log.warning("counters are rebuilt: done", extra={"cuts": core.v - meta.v})
         return meta.v
 
     def _before(self, core: Core, left_out: Ranges) -> tuple[Checkpoint, Meta]:
-        """The newest checkpoint before every place that it has counted and that is to be left out."""
+        """The newest checkpoint before every place that is to be left out and was not when it was written."""
         at_most = core.v
-        while (found := checkpoint_before(self._store, _starts(left_out), at_most)) is not None:
+        while (found := self._store.latest_checkpoint(at_most)) is not None:
             meta = meta_of({"meta/state": self._store.chunk(found.chunks["meta/state"])})
             if meta.generation != core.generation or self._resumed(meta.v, core.v):
                 raise ValueError(f"the log was changed after version {meta.v}: its events cannot be counted again")
-            if _is_before(meta.offsets, [one for one in left_out if merge([*meta.left_out, one]) != meta.left_out]):
+            if _is_before(meta.offsets, lacking(left_out, meta.left_out)):
                 return found, meta
             at_most = found.version - 1
         raise ValueError(f"no checkpoint from before the range is kept: counters cannot be rebuilt; {ARCHIVE_FORM}")
@@ -129,6 +134,18 @@ class Rebuild:
                 found |= {_actor(record) for record in records if record.offset < end}
                 at = records[-1].offset + 1
         return found - {0}
+
+
+def lacking(wanted: Ranges, there: Ranges) -> Ranges:
+    """The parts of `wanted` that lie in none of the ranges that are there."""
+    found = []
+    for start, end in wanted:
+        for first, last in merge(there):
+            if start < last and first < end:
+                found += [(start, first)] if start < first else []
+                start = last
+        found += [(start, end)] if start < end else []
+    return found
 
 
 def _actor(record: Record) -> int:

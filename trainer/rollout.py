@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 KINDS = ("base-stage", "base-begin", "base-promote", "base-revert")
 
 
+RECENT = 16
+"""Control records whose outcome is told to who asked, and looks a moment later."""
+
+
 class RolloutState(msgspec.Struct):
     """What a checkpoint keeps beside the chunks of the pair's parts."""
 
@@ -43,11 +47,12 @@ class RolloutState(msgspec.Struct):
     last: dict[str, Any] = {}
     judged: Judged = msgspec.field(default_factory=Judged)
     shadow: ShadowState | None = None
+    recent: list[dict[str, Any]] = []
 
 
 class Rollout:
     """What stands beside the answering pair of a core. `staged`: a base that waits for its files; `shadow`: the pair;
-    `promoted`: the answering base is the newer one; `last`: what became of the last record."""
+    `promoted`: the answering base is the newer one; `last`, `recent`: what became of the last record, and of some."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -58,6 +63,7 @@ class Rollout:
         self.percent = 0.0
         self.urls: dict[str, str] = {}
         self.last: dict[str, Any] = {}
+        self.recent: list[dict[str, Any]] = []
         self._catch_up: CatchUp | None = None
 
     # control records
@@ -77,6 +83,7 @@ class Rollout:
         self.last = {"kind": kind, "sha256": sha256, "place": place, "done": reason is None, "reason": reason}
         if kind == "base-promote":
             self.last["figures"] = self.gate.figures()
+        self.recent = [*self.recent, self.last | {"ask": str(body.get("ask", ""))}][-RECENT:]
         if reason is not None:
             self._core.learning.join.count("bases_refused")
             return False
@@ -263,6 +270,7 @@ class Rollout:
             "hinders": None if shadow is None or self.promoted else self._no_promotion(shadow.base),
             "counts": {} if shadow is None else dict(shadow.learning.join.counts),
             "last": self.last,
+            "recent": self.recent,
         }
 
     def _word(self) -> str:
@@ -276,13 +284,15 @@ class Rollout:
         """For a checkpoint."""
         shadow = None if self.shadow is None else self.shadow.state()
         return RolloutState(
-            self.staged, self.promoted, self.percent, dict(self.urls), self.last, self.gate.state(), shadow
-        )
+            self.staged, self.promoted, self.percent, dict(self.urls), self.last, self.gate.state(), shadow,
+            self.recent,
+        )  # fmt: skip
 
     def adopt(self, state: RolloutState) -> None:
         """The inverse of `state`; the chunks of the pair's parts follow. Raises ArtifactError."""
         self.staged, self.promoted, self.percent = state.staged, state.promoted, state.percent
         self.urls, self.last, self.gate = dict(state.urls), state.last, BaseGate(state.judged)
+        self.recent = list(state.recent)
         if state.shadow is not None:
             shadow = self._pair(self._core.base(state.shadow.base, self.urls.get(state.shadow.base, "")))
             shadow.live = state.shadow.live

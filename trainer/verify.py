@@ -80,7 +80,7 @@ def _core(
     def make(artifact: Artifact, rules: Rules) -> Core:
         users = TrainerStates(store, 100_000, rules.history)
         made = Core(event_log, users, artifact, rules, realtime=realtime, weights_of=store.get, base_of=base_of)
-        made.rebuild = Rebuild(event_log, store, make, base_of)
+        made.rebuild = Rebuild(event_log, store, make, base_of, refuses=False)
         return made
 
     core = make(artifact, msgspec.convert(meta.rules, Rules))

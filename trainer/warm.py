@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from features import event_log_kafka_kernels
 from service.core import Service
 from service.ranked import Question
 from trainer.warm_learner import ITEMS, SECONDS, learn, place, quick_settings, send, until
@@ -21,6 +22,7 @@ def warm_kernels(progress: Callable[[int, int], None]) -> dict[str, float]:
     """Compile what is not compiled yet; returns how long each part took. Raises NotReady after five
     minutes.
     """
+    event_log_kafka_kernels.warm()  # the shop below has no Kafka
     with place() as here:
         settings = quick_settings(Path(here))
         started = time.perf_counter()

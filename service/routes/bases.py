@@ -62,6 +62,7 @@ async def _carried_out(
     service: Service, request: Request, kind: str, body: dict[str, Any], wait_ms: int | None
 ) -> Response:
     """Append the record and wait for what becomes of it: 200, or 202 while the trainer has not said."""
+    body = base_rollout.asked(body)
     place = await asyncio.to_thread(control, service, kind, body)
     until = time.monotonic() + (service.settings.wait_ms if wait_ms is None else wait_ms) / 1_000
     found = await asyncio.to_thread(base_rollout.became, service.store, body, place)

@@ -225,6 +225,42 @@ def test_a_state_holds_what_lies_before_the_token_or_says_not(written: Written) 
         watch.stop()
 
 
+def test_a_state_read_before_its_token_was_reached_is_read_again(written: Written) -> None:
+    """Others write, and the watch sees it, while the answer of the first read is on its way."""
+    state, watch, ask = UserState(7), written.watch, written.users.read
+    state.append(5, 1, 10, 0)
+    written.write(1, state)
+    watch.look()
+
+    def late(key: int, names: Any) -> Any:
+        found = ask(key, names)
+        if len(state) == 1:
+            state.append(6, 1, 11, 1)
+            written.write(2, state)
+            watch.look()
+        return found
+
+    written.users.read = late  # type: ignore[method-assign]
+    known, reached = asyncio.run(watch.state(7, {"event/0": 2}, 1))
+    assert known.state is not None
+    assert (len(known.state), reached) == (2, True)
+
+
+def test_offsets_of_another_log_are_another_matter(written: Written) -> None:
+    """A topic was made again: what was reached in the former one says nothing of this one."""
+    watch = written.watch
+    written.store.commit([], [], {"log:1": 0, "event/0": 1_000})
+    watch.look()
+    watch.seen(written.clock.now, {"event/0": 1_000})
+    assert watch.through
+    written.store.commit([], [], {"log:2": 1, "1:event/0": 3})
+    watch._log_key = lambda: "log:2"
+    watch.look()
+    assert watch.progress.reached({"event/0": 3})
+    assert not watch.progress.reached({"event/0": 4})
+    assert not watch.through
+
+
 def test_a_token_that_was_reached_is_not_any_more_once_redis_has_lost_it(
     written: Written, settings: Settings, redis_url: str
 ) -> None:

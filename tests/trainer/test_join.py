@@ -305,6 +305,15 @@ def test_a_served_record_that_comes_later_replaces_the_inputs_until_its_deadline
     assert (20, 0.0) in table.labels()
 
 
+def test_a_click_that_waited_as_long_as_the_negatives_is_no_negative_first() -> None:
+    """No served record comes, and a shop's negatives are due before its deadline (5 s): both fall on one moment."""
+    table = Table(JoinRules(negative_after=2_000, hold=300))
+    table.show(1, 1_000, [0, 1], waiting=True)
+    table.act(1_500, 1, 0)
+    table.advance(60_000)
+    assert sorted(table.labels()) == [(10, 1.0), (11, 0.0)]
+
+
 def test_labels_that_wait_for_a_served_record_come_back_with_a_checkpoint() -> None:
     table, copy = (Table(JoinRules(negative_after=30_000, hold=0)) for _ in range(2))
     table.show(1, 1_000, [0, 1], waiting=True)

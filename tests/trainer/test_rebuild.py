@@ -33,6 +33,7 @@ from service.weight_store import WeightStore, open_weight_store
 from trainer.archive.bootstrap import Bootstrap
 from trainer.archive.sink import Sink
 from trainer.online import OnlineTrainer
+from trainer.rebuild import lacking
 from trainer.rules import Rules
 from trainer.verify import verify_version
 
@@ -274,6 +275,35 @@ def test_a_second_range_leaves_out_both(shop: tuple[Path, int, int], base: Artif
     write_log(other, base, tuple(ranges))
     with opened(other) as (log, store):
         assert counted(follow(trainer_of(log, store, base, other))) == found
+
+
+def test_a_range_behind_a_rebuild_needs_nothing_from_before_it(
+    shop: tuple[Path, int, int], base: Artifact, tmp_path: Path
+) -> None:
+    """What was left out stays out of every later checkpoint: the first range is not counted again for the second."""
+    place, first, last = copied(shop, tmp_path), shop[1], shop[2]
+    with opened(place) as (log, store):
+        back = back_of(store)
+        with store._transaction() as db:  # type: ignore[attr-defined]
+            db.execute("DELETE FROM checkpoints WHERE v < ?", (back,))
+        at = store.get(back).offsets["event/0"]
+        assert at > last
+        assert log.end_offsets()["event/0"] > at + 20
+        trainer = trainer_of(log, store, base, place)
+        rollback(log, back, skip_of(at + 5, at + 20))
+        found = counted(follow(trainer))
+        assert "control_refused" not in trainer.core.learning.join.counts
+    other = tmp_path / "clean"
+    write_log(other, base, ((first, last), (at + 5, at + 20)))
+    with opened(other) as (log, store):
+        assert counted(follow(trainer_of(log, store, base, other))) == found
+
+
+def test_the_parts_of_a_range_that_are_not_there() -> None:
+    assert lacking([(5, 20)], []) == [(5, 20)]
+    assert lacking([(5, 20), (30, 40)], [(8, 10), (12, 15), (30, 50)]) == [(5, 8), (10, 12), (15, 20)]
+    assert lacking([(5, 20)], [(0, 30)]) == lacking([], [(0, 30)]) == []
+    assert lacking([(5, 20)], [(20, 30), (0, 5)]) == [(5, 20)]
 
 
 def test_out_of_reach_it_is_refused_and_says_what_reaches(

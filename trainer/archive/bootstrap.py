@@ -36,6 +36,7 @@ from trainer.cuts import READ, Batch
 from trainer.fence import Fence
 from trainer.log_identity import check_log
 from trainer.online import CONTROL, OnlineTrainer, no_base
+from trainer.rebuild import lacking
 from trainer.rules import Rules
 
 Progress = Callable[[int, int], None]
@@ -66,6 +67,7 @@ class Bootstrap(OnlineTrainer):
         check(archive, live)
         self.follows = follows_cuts(archive, live)
         streams: tuple[Stream, ...] = KEPT if self.follows else tuple(one for one in KEPT if one != "cut")
+        self._rollback = rollback
         self._rollback_at = -1 if rollback is None else asked_once(live, rollback, settings.tenant)
         self._seamed, self._archive, self._progress = SeamedLog(archive, live, streams), archive, progress
         self._sparse = SparseStore(store, set(named_versions(self._seamed)))
@@ -91,6 +93,7 @@ class Bootstrap(OnlineTrainer):
                     hint=f"the archive ends at {self._seamed.seam}; is the log whole?",
                 )  # fmt: skip
             self._count(total)
+        self._check_left_out()
         self._last()
         seconds, events = time.monotonic() - began, self.core.totals.get("event", 0) - known
         return {
@@ -142,6 +145,18 @@ class Bootstrap(OnlineTrainer):
         offsets = self.core.offsets
         seam = all(offsets.get(name, 0) >= at for name, at in self._seamed.seam.items() if name != CUTS)
         return seam and offsets.get(CONTROL, 0) > self._rollback_at
+
+    def _check_left_out(self) -> None:
+        """Raises LogError where the rollback that was asked for was refused."""
+        if self._rollback is None or not self._rollback.get("counters"):
+            return
+        asked = self.core.control.ranges(self._rollback["skip"])
+        if lacking(asked, self.core.arrivals.left_out):
+            raise LogError(
+                "the range was not left out: the rollback was refused (the log above has the reason)", field="skip",
+                value=self._rollback["skip"], hint="where no checkpoint from before it was kept: begin with an empty "
+                "store, and with weights in Redis raise redis_checkpoint_bytes",
+            )  # fmt: skip
 
     def _checkpoint(self, outcome: Outcome, now: int) -> CheckpointWrite | None:
         if self.core.users.dirty >= MANY_DIRTY:

@@ -80,7 +80,10 @@ def storm(
 ) -> dict[str, Any]:  # fmt: skip
     """Figures, and under `wrong` what did not add up. Raises RuntimeError where the stack did not survive."""
     began, answers = time.monotonic(), Answers()
-    stack = Stack(place, base, answers, beside, REPL_PURCHASE_WAIT_MS="3000", REPL_JOIN_CAPACITY=CAPACITY)
+    stack = Stack(
+        place, base, answers, beside, REPL_PURCHASE_WAIT_MS="3000", REPL_JOIN_CAPACITY=CAPACITY,
+        REPL_NEGATIVES_KEPT="0.5",
+    )  # fmt: skip
     try:
         stack.open()
         _stock(stack)
